@@ -1,1 +1,20 @@
+//! The domain of recovery: what a plan says, what was seen, what is decided, what a run did, what a report claims.
 //!
+//! There is no network and no clock here. Adapters implement the traits; functions put them together.
+
+pub mod cluster;
+pub mod database;
+pub mod failover;
+pub mod fault;
+pub mod fence;
+pub mod incident;
+pub mod lsn;
+pub mod names;
+pub mod notice;
+pub mod objective;
+pub mod permit;
+pub mod plan;
+pub mod run;
+pub mod secrets;
+pub mod store;
+pub mod survey;

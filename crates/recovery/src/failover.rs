@@ -1,0 +1,479 @@
+//! The decision: from what was seen and what the plan says to one immutable plan, or a refusal.
+//!
+//! [`decide`] is pure. Every guard that can stop a failover before it begins stands here, in one list, with the sentence
+//! that the person on call reads.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    cluster::NodeGroupSize,
+    database::{Manner, PrimaryPosition, ServerStatus},
+    fence::{Claim, FenceRecord, FenceState, claim},
+    incident::{Incident, Risk},
+    lsn::Lsn,
+    objective::{Span, human_seconds},
+    permit::Permit,
+    plan::{Approval, Capacity, Cdn, Driver, Plan, Record, Region},
+    survey::{Sighting, Survey},
+};
+
+/// Every choice of a failover. Later states have none to make.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FailoverPlan {
+    /// The run that it belongs to.
+    pub run: String,
+    /// What was lost.
+    pub incident: Incident,
+    /// What was seen.
+    pub survey: Survey,
+    /// The region that is left.
+    pub from: Region,
+    /// The region that takes over.
+    pub to: Region,
+    /// Whether the primary is asked to stop, or taken for lost.
+    pub manner: Manner,
+    /// Whether a person confirms before the point of no return.
+    pub approval: Approval,
+    /// Epoch that the fence will have.
+    pub epoch: u64,
+    /// What may be promoted.
+    pub permit: Permit,
+    /// The API that promotes it.
+    pub driver: Driver,
+    /// Write-ahead log, in bytes, that the standby has received and must replay before it can take writes.
+    pub backlog_bytes: u64,
+    /// The node group and its size before and after.
+    pub capacity: CapacityChange,
+    /// Replicas by writer, as they ran in the primary region; empty if they could not be read.
+    pub replicas: BTreeMap<String, u32>,
+    /// Names, in the order in which they move.
+    pub names: NamesChange,
+    /// When the scenario's objective ends.
+    pub due_at: Timestamp,
+    /// What is not as it should be but stops nothing.
+    pub warnings: Vec<String>,
+}
+
+/// The node group that carries the platform afterwards.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CapacityChange {
+    /// EKS cluster.
+    pub cluster: String,
+    /// Managed node group.
+    pub node_group: String,
+    /// Size before, to which a run that stops before the point of no return goes back; unknown if it was not seen.
+    pub before: Option<NodeGroupSize>,
+    /// Size asked for.
+    pub after: NodeGroupSize,
+    /// Ready nodes with which workloads may start.
+    pub enough: u32,
+}
+
+/// Names, in the order in which they move.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NamesChange {
+    /// Bucket that the inverted health checks watch.
+    pub switch_bucket: String,
+    /// Object whose presence moves traffic.
+    pub switch_key: String,
+    /// Records edited afterwards; empty if the plan leaves them alone.
+    pub records: Vec<Record>,
+    /// CDN edited afterwards.
+    pub cdn: Option<Cdn>,
+}
+
+/// A guard held: one line for the person on call.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum Refusal {
+    /// No second region is left to go to.
+    #[error("not failing over: `{0}` is lost too, and it is where the platform would go")]
+    NowhereToGo(Region),
+    /// The event names the wrong region.
+    #[error("not failing over: `{primary}` is not among the lost regions ({lost})")]
+    PrimaryNotLost {
+        /// The plan's primary region.
+        primary: Region,
+        /// The regions in the event.
+        lost: String,
+    },
+    /// The scenario has a machine of its own.
+    #[error("not failing over: scenario `{scenario}` is answered by the machine `{machine}`")]
+    OtherMachine {
+        /// The event's scenario.
+        scenario: String,
+        /// The plan's machine for it.
+        machine: String,
+    },
+    /// One failover at a time, and none when the platform has moved.
+    #[error("not failing over: run `{}` holds the fence under epoch {} ({:?} since {})", .0.run, .0.epoch, .0.state, .0.written_at)]
+    FenceHeld(Box<FenceRecord>),
+    /// Nobody can say whether another run is at work.
+    #[error("not failing over: the fence object cannot be read: {0}")]
+    FenceUnknown(String),
+    /// Nothing to promote.
+    #[error("not promoting: the standby `{standby}` cannot be seen: {why}")]
+    StandbyUnknown {
+        /// The plan's standby.
+        standby: String,
+        /// Why it was not seen.
+        why: String,
+    },
+    /// A server that takes writes without having been promoted by this run.
+    #[error("not promoting: `{0}` is not a standby, and no run of ours has promoted it")]
+    NotAStandby(String),
+    /// Another cluster, or another branch of its history.
+    #[error(
+        "not promoting: `{standby}` is system {found}, timeline {found_timeline}; the primary is system {expected}, timeline {expected_timeline}"
+    )]
+    OtherHistory {
+        /// The plan's standby.
+        standby: String,
+        /// Its system identifier.
+        found: String,
+        /// Its timeline.
+        found_timeline: u32,
+        /// The primary's system identifier.
+        expected: String,
+        /// The primary's timeline.
+        expected_timeline: u32,
+    },
+    /// More would be lost than the plan accepts.
+    #[error("not promoting: `{standby}` holds the log to {holds}, the primary was at {primary}: {bytes} bytes and {} would be lost, the plan accepts {accepted_bytes} bytes and {accepted}", human_seconds(*seconds))]
+    TooFarBehind {
+        /// The plan's standby.
+        standby: String,
+        /// What it holds.
+        holds: Lsn,
+        /// What the primary had.
+        primary: Lsn,
+        /// The difference.
+        bytes: u64,
+        /// The difference in time, by heartbeats.
+        seconds: f64,
+        /// The plan's bound.
+        accepted_bytes: u64,
+        /// The plan's bound.
+        accepted: Span,
+    },
+    /// Nobody knows how far the primary was.
+    #[error("not promoting: how far the primary `{0}` was is not known, so the loss cannot be bounded")]
+    LossUnknown(String),
+    /// A graceful switch needs somebody to ask.
+    #[error("not switching: a graceful failover needs the primary, and `{primary}` cannot be seen: {why}")]
+    PrimaryUnknown {
+        /// The plan's primary.
+        primary: String,
+        /// Why it was not seen.
+        why: String,
+    },
+    /// The alarm may be wrong: the primary works.
+    #[error("not failing over: `{primary}` still takes writes, as it said at {}", status.observed_at)]
+    PrimaryStillWritable {
+        /// The plan's primary.
+        primary: String,
+        /// What it said.
+        status: Box<ServerStatus>,
+    },
+    /// The server behind the primary's name is itself a standby.
+    #[error("not failing over: `{0}` is in recovery, so it is not the primary")]
+    PrimaryIsStandby(String),
+}
+
+impl Refusal {
+    /// One imperative sentence for the person on call.
+    pub fn remedy(&self, plan: &Plan) -> String {
+        match self {
+            Refusal::NowhereToGo(_) => format!(
+                "rebuild in `{}`: start the machine `restore` with the scenario `multi-region-failure`",
+                plan.regions.tertiary
+            ),
+            Refusal::PrimaryNotLost { .. } => {
+                "correct `lost_regions`, or repair the standby while the primary works".to_owned()
+            }
+            Refusal::OtherMachine { machine, .. } => format!("start the machine `{machine}` with this event"),
+            Refusal::FenceHeld(record) if record.state == FenceState::Moved => {
+                format!("nothing: `{}` carries the platform; to go back, run the failback", record.to)
+            }
+            Refusal::FenceHeld(record) => format!("look at `drctl status {}` and end that run first", record.run),
+            Refusal::FenceUnknown(_) => format!("check access to the bucket `{}`", plan.buckets.evidence),
+            Refusal::StandbyUnknown { standby, .. } => {
+                format!("bring `{standby}` back, or rebuild in `{}` with the machine `restore`", plan.regions.tertiary)
+            }
+            Refusal::NotAStandby(standby) => format!("find out who promoted `{standby}` before anything writes to it"),
+            Refusal::OtherHistory { standby, .. } => {
+                format!("correct the plan, or build `{standby}` again from the primary")
+            }
+            Refusal::TooFarBehind { .. } | Refusal::LossUnknown(_) => {
+                "wait for the primary, or request the failover with a recorded consent to `data-loss`".to_owned()
+            }
+            Refusal::PrimaryUnknown { .. } => "request it with mode `ungraceful` if the primary is lost".to_owned(),
+            Refusal::PrimaryStillWritable { .. } => {
+                "request it with mode `graceful`, or record a consent to `still-writable`".to_owned()
+            }
+            Refusal::PrimaryIsStandby(_) => "correct [postgresql.primary] in the plan".to_owned(),
+        }
+    }
+}
+
+/// Decides a failover.
+///
+/// # Errors
+/// The first guard that holds.
+pub fn decide(plan: &Plan, incident: &Incident, survey: &Survey, run: &str) -> Result<FailoverPlan, Refusal> {
+    refuse_wrong_machine(plan, incident)?;
+    let held = claim_fence(survey, run)?;
+    let standby = seen_standby(plan, survey)?;
+    let mut warnings = Vec::new();
+    let permit = match &held {
+        // A repeated run promotes what the first one was allowed to promote, whatever the world looks like now.
+        Some(record) => record.permit.clone(),
+        None => {
+            refuse_living_primary(plan, incident, survey)?;
+            refuse_other_history(plan, standby, survey)?;
+            permit(plan, incident, survey, standby, &mut warnings)?
+        }
+    };
+    if standby.retrieve_retry_ms > 1000 {
+        warnings.push(format!(
+            "`{}` may sleep {} ms before it notices its promotion; set wal_retrieve_retry_interval to 200 ms",
+            plan.postgresql.standby.instance, standby.retrieve_retry_ms
+        ));
+    }
+    if survey.switched.seen() == Some(&true) {
+        warnings.push(format!(
+            "the switch `{}` is thrown already; names follow as soon as health checks agree",
+            plan.names.switch_key
+        ));
+    }
+    let due = plan
+        .scenarios
+        .iter()
+        .find(|scenario| scenario.name == incident.scenario)
+        .map_or(Span::default(), |scenario| scenario.rto);
+    let epoch = match (&held, &survey.fence) {
+        (Some(record), _) => record.epoch,
+        (None, Sighting::Seen(Some(record))) => record.epoch + 1,
+        (None, _) => 1,
+    };
+    Ok(FailoverPlan {
+        run: run.to_owned(),
+        incident: incident.clone(),
+        from: plan.regions.primary.clone(),
+        to: plan.regions.secondary.clone(),
+        manner: incident.manner,
+        approval: plan.failover.approval,
+        epoch,
+        permit,
+        driver: plan.postgresql.driver,
+        backlog_bytes: standby.replayed_to.map_or(0, |replayed| standby.holds_to.bytes_since(replayed)),
+        capacity: capacity_change(plan, survey, &mut warnings),
+        replicas: recorded_replicas(survey),
+        names: NamesChange {
+            switch_bucket: plan.buckets.switch.clone(),
+            switch_key: plan.names.switch_key.clone(),
+            records: if plan.failover.edit_records { plan.names.records.clone() } else { Vec::new() },
+            cdn: plan.names.cdn.clone().filter(|_| plan.failover.edit_records),
+        },
+        due_at: incident
+            .began_at
+            .saturating_add(jiff::SignedDuration::try_from(due.0).unwrap_or_default())
+            .unwrap_or(Timestamp::MAX),
+        survey: survey.clone(),
+        warnings,
+    })
+}
+
+fn refuse_wrong_machine(plan: &Plan, incident: &Incident) -> Result<(), Refusal> {
+    let regions = &plan.regions;
+    if incident.lost.contains(&regions.secondary) {
+        return Err(Refusal::NowhereToGo(regions.secondary.clone()));
+    }
+    let machine = plan
+        .scenarios
+        .iter()
+        .find(|scenario| scenario.name == incident.scenario)
+        .map(|scenario| scenario.machine.as_str());
+    if let Some(machine) = machine.filter(|machine| *machine != "regional-failover") {
+        return Err(Refusal::OtherMachine { scenario: incident.scenario.clone(), machine: machine.to_owned() });
+    }
+    // In a graceful switch nothing needs to be lost.
+    if incident.manner == Manner::Ungraceful && !incident.lost.contains(&regions.primary) {
+        let lost: Vec<&str> = incident.lost.iter().map(Region::code).collect();
+        return Err(Refusal::PrimaryNotLost { primary: regions.primary.clone(), lost: lost.join(", ") });
+    }
+    Ok(())
+}
+
+/// The record of this run if it holds the fence already.
+fn claim_fence(survey: &Survey, run: &str) -> Result<Option<FenceRecord>, Refusal> {
+    match &survey.fence {
+        Sighting::Unknown(why) => Err(Refusal::FenceUnknown(why.clone())),
+        Sighting::Seen(existing) => match claim(existing.as_ref(), run) {
+            Claim::Take(_) => Ok(None),
+            Claim::Held(record) => Ok(Some(*record)),
+            Claim::Refused(record) => Err(Refusal::FenceHeld(record)),
+        },
+    }
+}
+
+fn seen_standby<'a>(plan: &Plan, survey: &'a Survey) -> Result<&'a ServerStatus, Refusal> {
+    match &survey.standby {
+        Sighting::Seen(status) => Ok(status),
+        Sighting::Unknown(why) => {
+            Err(Refusal::StandbyUnknown { standby: plan.postgresql.standby.instance.clone(), why: why.clone() })
+        }
+    }
+}
+
+fn refuse_living_primary(plan: &Plan, incident: &Incident, survey: &Survey) -> Result<(), Refusal> {
+    let primary = || plan.postgresql.primary.instance.clone();
+    match (&survey.primary, incident.manner) {
+        (Sighting::Unknown(why), Manner::Graceful) => {
+            Err(Refusal::PrimaryUnknown { primary: primary(), why: why.clone() })
+        }
+        (Sighting::Unknown(_), Manner::Ungraceful) => Ok(()),
+        (Sighting::Seen(status), _) if status.in_recovery => Err(Refusal::PrimaryIsStandby(primary())),
+        (Sighting::Seen(status), Manner::Ungraceful)
+            if !status.read_only && incident.consent(Risk::StillWritable).is_none() =>
+        {
+            Err(Refusal::PrimaryStillWritable { primary: primary(), status: Box::new(status.clone()) })
+        }
+        (Sighting::Seen(_), _) => Ok(()),
+    }
+}
+
+fn refuse_other_history(plan: &Plan, standby: &ServerStatus, survey: &Survey) -> Result<(), Refusal> {
+    let name = || plan.postgresql.standby.instance.clone();
+    if !standby.in_recovery {
+        return Err(Refusal::NotAStandby(name()));
+    }
+    let known = survey.primary.seen().map(|primary| (&primary.system_identifier, primary.timeline));
+    let kept = survey
+        .position
+        .seen()
+        .and_then(Option::as_ref)
+        .map(|position| (&position.system_identifier, position.timeline));
+    match known.or(kept) {
+        Some((system, timeline)) if (system, timeline) != (&standby.system_identifier, standby.timeline) => {
+            Err(Refusal::OtherHistory {
+                standby: name(),
+                found: standby.system_identifier.clone(),
+                found_timeline: standby.timeline,
+                expected: system.clone(),
+                expected_timeline: timeline,
+            })
+        }
+        _ => Ok(()),
+    }
+}
+
+fn permit(
+    plan: &Plan,
+    incident: &Incident,
+    survey: &Survey,
+    standby: &ServerStatus,
+    warnings: &mut Vec<String>,
+) -> Result<Permit, Refusal> {
+    let name = &plan.postgresql.standby.instance;
+    let permit = Permit {
+        system_identifier: standby.system_identifier.clone(),
+        timeline: standby.timeline,
+        replay_to: standby.holds_to,
+    };
+    if incident.manner == Manner::Graceful {
+        // The fence says how far the primary went; until then the primary's own position is the least.
+        let reached = survey.primary.seen().map_or(standby.holds_to, |primary| primary.holds_to);
+        return Ok(Permit { replay_to: reached, ..permit });
+    }
+    let Some(position) = last_known_position(survey) else {
+        if incident.consent(Risk::DataLoss).is_some() {
+            warnings.push("how far the primary was is not known; somebody has consented to the loss".to_owned());
+            return Ok(permit);
+        }
+        return Err(Refusal::LossUnknown(plan.postgresql.primary.instance.clone()));
+    };
+    let bytes = position.lsn.bytes_since(standby.holds_to);
+    let seconds =
+        standby.heartbeat.map_or(f64::INFINITY, |seen| seconds_between(seen.written_at, position.heartbeat.written_at));
+    let policy = &plan.failover;
+    if bytes > policy.acceptable_loss_bytes || seconds > policy.acceptable_loss.seconds() {
+        if let Some(consent) = incident.consent(Risk::DataLoss) {
+            warnings.push(format!(
+                "{bytes} bytes and {} are lost with the consent of {}",
+                human_seconds(seconds),
+                consent.by
+            ));
+            return Ok(permit);
+        }
+        return Err(Refusal::TooFarBehind {
+            standby: name.clone(),
+            holds: standby.holds_to,
+            primary: position.lsn,
+            bytes,
+            seconds,
+            accepted_bytes: policy.acceptable_loss_bytes,
+            accepted: policy.acceptable_loss,
+        });
+    }
+    Ok(permit)
+}
+
+/// The position that was kept outside the primary's region, or the primary's own if it still answers.
+fn last_known_position(survey: &Survey) -> Option<PrimaryPosition> {
+    let kept = survey.position.seen().cloned().flatten();
+    let asked = survey.primary.seen().and_then(|primary| {
+        Some(PrimaryPosition {
+            observed_at: primary.observed_at,
+            system_identifier: primary.system_identifier.clone(),
+            timeline: primary.timeline,
+            lsn: primary.holds_to,
+            heartbeat: primary.heartbeat?,
+        })
+    });
+    asked.or(kept)
+}
+
+fn capacity_change(plan: &Plan, survey: &Survey, warnings: &mut Vec<String>) -> CapacityChange {
+    let Capacity { node_group, minimum, desired, maximum, enough_percent } = &plan.kubernetes.capacity;
+    let before = match &survey.node_group {
+        Sighting::Seen(status) => {
+            for issue in &status.issues {
+                warnings.push(format!("node group `{node_group}`: {issue}"));
+            }
+            Some(NodeGroupSize { minimum: status.minimum, desired: status.desired, maximum: status.maximum })
+        }
+        Sighting::Unknown(why) => {
+            warnings.push(format!("the size of node group `{node_group}` is not known: {why}"));
+            None
+        }
+    };
+    // Somebody may already have made it larger: never scale down in a failover.
+    let floor = before.unwrap_or(NodeGroupSize { minimum: 0, desired: 0, maximum: 0 });
+    let after = NodeGroupSize {
+        minimum: floor.minimum.max(*minimum),
+        desired: floor.desired.max(*desired),
+        maximum: floor.maximum.max(*maximum),
+    };
+    CapacityChange {
+        cluster: plan.kubernetes.secondary.name.clone(),
+        node_group: node_group.clone(),
+        before,
+        after,
+        enough: (desired * enough_percent).div_ceil(100),
+    }
+}
+
+fn recorded_replicas(survey: &Survey) -> BTreeMap<String, u32> {
+    let writers = survey.writers.seen().map(Vec::as_slice).unwrap_or_default();
+    let before =
+        |writer: &crate::cluster::Writer| writer.remembered.as_ref().map_or(writer.replicas, |kept| kept.replicas);
+    writers.iter().map(|writer| (writer.name.clone(), before(writer))).filter(|(_, replicas)| *replicas > 0).collect()
+}
+
+/// Seconds from `earlier` to `later`; negative if they are the other way round.
+pub fn seconds_between(earlier: Timestamp, later: Timestamp) -> f64 {
+    later.duration_since(earlier).as_secs_f64()
+}
