@@ -59,6 +59,11 @@ pub struct PrimaryPosition {
     pub heartbeat: Heartbeat,
 }
 
+/// Key in the evidence bucket of the last position that the primary is known to have had.
+pub fn position_key(platform: &str) -> String {
+    format!("positions/{platform}.json")
+}
+
 /// How an attempted write ended.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "outcome", rename_all = "kebab-case")]

@@ -40,6 +40,8 @@ pub struct FenceRecord {
 pub enum FenceState {
     /// A run is at work; no other may start.
     Held,
+    /// A promotion was asked for and may happen at any time: the point of no return.
+    Promoting,
     /// The database has moved: the fence stays until a failback.
     Moved,
     /// The run ended before the point of no return and put everything back.
@@ -177,6 +179,7 @@ mod tests {
         let situations = [
             ("nobody has ever taken it", None, "take 1"),
             ("this run took it and its answer was lost", Some(record("a", FenceState::Held)), "held"),
+            ("this run has asked for the promotion", Some(record("a", FenceState::Promoting)), "held"),
             ("this run has promoted already", Some(record("a", FenceState::Moved)), "held"),
             ("another run is at work", Some(record("b", FenceState::Held)), "refused"),
             ("the platform has already moved", Some(record("b", FenceState::Moved)), "refused"),

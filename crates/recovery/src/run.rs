@@ -246,9 +246,12 @@ pub struct Reversal {
     pub capacity: Option<CapacityReleased>,
 }
 
-/// The old primary takes writes again.
+/// The old primary takes writes again, unless the fence has to stay.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct FenceLifted {
+    /// Why the fence stays: a promotion was asked for, and may have happened or may still.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stays: Option<String>,
     /// The attempted write that proves it; absent if the server could not be reached.
     pub proof: Option<WriteAttempt>,
     /// Writers that have their counts back.
@@ -319,7 +322,9 @@ pub enum RunOutcome {
 impl Run {
     /// How the run ended, or would if it ended now.
     pub fn outcome(&self) -> RunOutcome {
-        let promoted = self.promotion.is_some();
+        let stays =
+            self.reversal.iter().filter_map(|reversal| reversal.fence.as_ref()).any(|fence| fence.stays.is_some());
+        let promoted = self.promotion.is_some() || stays;
         match (&self.failure, &self.reached) {
             (None, Some(_)) => RunOutcome::Recovered,
             _ if promoted => RunOutcome::Incomplete,
