@@ -153,9 +153,11 @@ impl Database for Server {
     }
 
     async fn status(&self) -> Result<ServerStatus, DatabaseError> {
+        let query = STATUS.replace("READ_ONLY", if self.self_managed { CLOSED_BY_FILE } else { CLOSED_BY_DATABASE });
+        let query = query.as_str();
         let row = self
             .recovery
-            .with("reading its status", |client| async move { client.query_one(STATUS, &[]).await })
+            .with("reading its status", |client| async move { client.query_one(query, &[]).await })
             .await?;
         status(&row).map_err(|error| self.recovery.classify("reading its status", error))
     }

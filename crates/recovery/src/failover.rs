@@ -477,3 +477,196 @@ fn recorded_replicas(survey: &Survey) -> BTreeMap<String, u32> {
 pub fn seconds_between(earlier: Timestamp, later: Timestamp) -> f64 {
     later.duration_since(earlier).as_secs_f64()
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::{cluster::NodeGroupStatus, database::Heartbeat, incident::Consent};
+
+    fn plan() -> Plan {
+        Plan::parse("sparc.toml", include_str!("../../../plans/sparc.toml")).unwrap()
+    }
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(1_700_000_000 + second).unwrap()
+    }
+
+    fn event(name: &str) -> Incident {
+        let text = std::fs::read_to_string(format!("../../events/regional-failover/{name}.json")).unwrap();
+        Incident::from_event(&serde_json::from_str(&text).unwrap(), &plan()).unwrap()
+    }
+
+    fn server(in_recovery: bool, lsn: u64, beat: i64) -> ServerStatus {
+        ServerStatus {
+            observed_at: at(beat),
+            system_identifier: "7000000000000000001".to_owned(),
+            timeline: 1,
+            in_recovery,
+            holds_to: Lsn(lsn),
+            replayed_to: in_recovery.then_some(Lsn(lsn)),
+            heartbeat: Some(Heartbeat { number: beat, written_at: at(beat) }),
+            read_only: false,
+            retrieve_retry_ms: 200,
+            synchronous_standby_names: String::new(),
+        }
+    }
+
+    fn position(lsn: u64, beat: i64) -> PrimaryPosition {
+        let seen = server(false, lsn, beat);
+        PrimaryPosition {
+            observed_at: seen.observed_at,
+            system_identifier: seen.system_identifier,
+            timeline: 1,
+            lsn: Lsn(lsn),
+            heartbeat: Heartbeat { number: beat, written_at: at(beat) },
+        }
+    }
+
+    /// The primary is gone and the standby has all of it.
+    fn lost_primary() -> Survey {
+        Survey {
+            observed_at: at(100),
+            primary: Sighting::Unknown("connection refused".to_owned()),
+            standby: Sighting::Seen(server(true, 5000, 100)),
+            position: Sighting::Seen(Some(position(5000, 100))),
+            fence: Sighting::Seen(None),
+            switched: Sighting::Seen(false),
+            node_group: Sighting::Seen(NodeGroupStatus {
+                observed_at: at(100),
+                minimum: 3,
+                desired: 3,
+                maximum: 10,
+                status: "ACTIVE".to_owned(),
+                issues: Vec::new(),
+            }),
+            writers: Sighting::Seen(Vec::new()),
+        }
+    }
+
+    fn living_primary() -> Survey {
+        Survey { primary: Sighting::Seen(server(false, 6000, 101)), ..lost_primary() }
+    }
+
+    fn held(run: &str, state: FenceState) -> Sighting<Option<FenceRecord>> {
+        let plan = plan();
+        Sighting::Seen(Some(FenceRecord {
+            epoch: 4,
+            run: run.to_owned(),
+            state,
+            from: plan.regions.primary,
+            to: plan.regions.secondary,
+            permit: Permit { system_identifier: "7000000000000000001".to_owned(), timeline: 1, replay_to: Lsn(4000) },
+            written_at: at(90),
+        }))
+    }
+
+    #[test]
+    fn every_situation_has_its_answer() {
+        let mut behind = lost_primary();
+        behind.position = Sighting::Seen(Some(position(200_000_000, 100)));
+        let mut stale = lost_primary();
+        stale.position = Sighting::Seen(Some(position(5000, 100_000)));
+        let no_position = Survey { position: Sighting::Seen(None), ..lost_primary() };
+        let no_standby = Survey { standby: Sighting::Unknown("timed out".to_owned()), ..lost_primary() };
+        let promoted = Survey {
+            standby: Sighting::Seen(ServerStatus { timeline: 2, ..server(false, 5000, 100) }),
+            ..lost_primary()
+        };
+        let foreign = Survey {
+            standby: Sighting::Seen(ServerStatus { system_identifier: "9".to_owned(), ..server(true, 5000, 100) }),
+            ..lost_primary()
+        };
+        let branched = Survey {
+            standby: Sighting::Seen(ServerStatus { timeline: 3, ..server(true, 5000, 100) }),
+            ..living_primary()
+        };
+        let swapped = Survey { primary: Sighting::Seen(server(true, 5000, 100)), ..lost_primary() };
+        let blind = Survey { fence: Sighting::Unknown("denied".to_owned()), ..lost_primary() };
+        let other_run = Survey { fence: held("other", FenceState::Held), ..lost_primary() };
+        let moved = Survey { fence: held("other", FenceState::Moved), ..lost_primary() };
+        let lifted = Survey { fence: held("other", FenceState::Lifted), ..lost_primary() };
+        let repeated = Survey { fence: held("run", FenceState::Moved), ..promoted.clone() };
+        let wrong_region = Incident { lost: vec![plan().regions.tertiary], ..event("primary-region-alarm") };
+        let corrupted = Incident { scenario: "database-corruption".to_owned(), ..event("primary-region-alarm") };
+        let (alarm, graceful) = (event("primary-region-alarm"), event("manual-graceful"));
+        let (consented, two_lost) = (event("standby-behind-consented"), event("two-regions-lost"));
+        let still = Incident {
+            consents: vec![Consent { to: Risk::StillWritable, by: "cto".to_owned(), because: "unplugged".to_owned() }],
+            ..alarm.clone()
+        };
+        let situations: Vec<(&str, &Incident, &Survey, &str)> = vec![
+            ("the primary is gone, the standby has everything", &alarm, &lost_primary(), "epoch 1"),
+            ("the primary works and is asked to stop", &graceful, &living_primary(), "epoch 1"),
+            ("an earlier failover was put back", &alarm, &lifted, "epoch 5"),
+            ("this run has promoted already", &alarm, &repeated, "epoch 4"),
+            ("the alarm is wrong, the primary works", &alarm, &living_primary(), "still takes writes"),
+            ("somebody takes that upon themselves", &still, &living_primary(), "epoch 1"),
+            ("a graceful switch without a primary", &graceful, &lost_primary(), "needs the primary"),
+            ("the standby lacks 200 MB", &alarm, &behind, "199995000 bytes and 0 s would be lost"),
+            ("somebody takes the loss upon themselves", &consented, &behind, "epoch 1"),
+            ("the standby is a day old", &alarm, &stale, "would be lost"),
+            ("nobody knows how far the primary was", &alarm, &no_position, "cannot be bounded"),
+            ("the same with consent", &consented, &no_position, "epoch 1"),
+            ("the standby does not answer", &alarm, &no_standby, "cannot be seen: timed out"),
+            ("somebody promoted the standby by hand", &alarm, &promoted, "is not a standby"),
+            ("the standby is of another system", &alarm, &foreign, "is system 9"),
+            ("the standby is on another branch", &graceful, &branched, "timeline 3; the primary is system"),
+            ("the primary's name leads to a standby", &alarm, &swapped, "is in recovery"),
+            ("the fence cannot be read", &alarm, &blind, "cannot be read: denied"),
+            ("another run is at work", &alarm, &other_run, "run `other` holds the fence under epoch 4"),
+            ("the platform has moved already", &alarm, &moved, "(Moved since"),
+            ("both regions are lost", &two_lost, &lost_primary(), "`us-west-2` is lost too"),
+            ("another region is lost", &wrong_region, &lost_primary(), "`us-east-1` is not among the lost regions"),
+            ("the data is corrupt, not the region", &corrupted, &lost_primary(), "answered by the machine `restore`"),
+        ];
+        for (situation, incident, survey, expected) in situations {
+            let answer = match decide(&plan(), incident, survey, "run") {
+                Ok(decided) => format!("epoch {}", decided.epoch),
+                Err(refusal) => refusal.to_string(),
+            };
+            assert!(answer.contains(expected), "{situation}: {answer}");
+        }
+    }
+
+    #[test]
+    fn capacity_is_never_scaled_down_in_a_failover() {
+        let mut survey = lost_primary();
+        let Sighting::Seen(status) = &mut survey.node_group else { unreachable!() };
+        (status.minimum, status.desired, status.maximum) = (20, 80, 100);
+        let decided = decide(&plan(), &event("primary-region-alarm"), &survey, "run").unwrap();
+        assert_eq!(decided.capacity.after, NodeGroupSize { minimum: 20, desired: 80, maximum: 100 });
+        assert_eq!(decided.capacity.enough, 30);
+    }
+
+    proptest! {
+        /// Whatever was seen: a permit is for the standby that was seen, asks for no more than it holds when nobody can be
+        /// waited for, and loses no more than the plan accepts.
+        #[test]
+        fn an_ungraceful_permit_never_loses_more_than_the_plan_accepts(
+            holds in 0u64..1 << 40, was in 0u64..1 << 40, beat in 0i64..10_000, last in 0i64..10_000, kept: bool,
+        ) {
+            let mut survey = lost_primary();
+            survey.standby = Sighting::Seen(server(true, holds, beat));
+            survey.position = Sighting::Seen(kept.then(|| position(was, last)));
+            let plan = plan();
+            if let Ok(decided) = decide(&plan, &event("primary-region-alarm"), &survey, "run") {
+                prop_assert!(kept);
+                prop_assert!(was.saturating_sub(holds) <= plan.failover.acceptable_loss_bytes);
+                prop_assert!((last - beat) as f64 <= plan.failover.acceptable_loss.seconds());
+                prop_assert_eq!(decided.permit.check("s", survey.standby.seen().unwrap()), Ok(()));
+            }
+        }
+
+        /// A permit refuses every server that differs from what was seen in system, timeline or position.
+        #[test]
+        fn a_permit_fits_one_history_only(system in 1u64..3, timeline in 1u32..4, holds in 4000u64..6000) {
+            let permit = Permit { system_identifier: "1".to_owned(), timeline: 2, replay_to: Lsn(5000) };
+            let status = ServerStatus { system_identifier: system.to_string(), timeline, ..server(true, holds, 1) };
+            let fits = system == 1 && timeline == 2 && holds >= 5000;
+            prop_assert_eq!(permit.check("s", &status).is_ok(), fits);
+            prop_assert_eq!(permit.check_promoted("s", &status).is_ok(), system == 1 && timeline > 2);
+        }
+    }
+}

@@ -1,1 +1,178 @@
+//! Asks the recovered services, not the steps, whether they work.
 //!
+//! Runs as `VerifyRecovery` before names move and as `VerifyReached` after it, through the public name as a customer would.
+//! With the action `watch` it is the detection too: each call writes a heartbeat on the primary and keeps its position
+//! outside the primary's region, so that a loss can be measured later; a primary that takes no heartbeat is impaired.
+//!
+//! Repeating is safe: it asks questions, and its writes are rows of its own.
+
+use jiff::Timestamp;
+use recovery::{
+    database::{Database, DatabaseError, PrimaryPosition, WriteAttempt, position_key},
+    fault::{Classified, Fault, chain},
+    fence::{self, FenceState},
+    names::{Answer, Prober},
+    plan::Plan,
+    run::{Health, Reached, Run, ServiceAnswer},
+    store::{ObjectStore, Precondition, StoreError, put_json},
+    survey::Sighting,
+};
+use serde::{Deserialize, Serialize};
+
+/// What is asked.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(tag = "action", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Request {
+    /// Do the services of the secondary region work?
+    Health {
+        /// The record so far.
+        run: Box<Run>,
+    },
+    /// Do customers reach them?
+    Reached {
+        /// The record so far.
+        run: Box<Run>,
+    },
+    /// Does the primary take a heartbeat?
+    Watch {},
+}
+
+/// The platform does not work, or not yet.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Services that do not answer as they should.
+    #[error("{} of {asked} services do not answer: {}", silent.len(), silent.join("; "))]
+    Silent {
+        /// How many were asked.
+        asked: usize,
+        /// Which, and what they say.
+        silent: Vec<String>,
+    },
+    /// The new primary refuses a write.
+    #[error("`{server}` does not take writes: {why}")]
+    NotWritable {
+        /// The new primary.
+        server: String,
+        /// Its words.
+        why: String,
+    },
+    /// The new primary does not answer.
+    #[error(transparent)]
+    Database(#[from] DatabaseError),
+    /// The public name still leads elsewhere.
+    #[error("`{url}` is not served by `{region}` yet: {said}")]
+    Elsewhere {
+        /// What was asked.
+        url: String,
+        /// Who should answer.
+        region: String,
+        /// What came.
+        said: String,
+    },
+    /// The position could not be kept, so a loss could not be measured.
+    #[error("the position of the primary cannot be kept")]
+    Position(#[from] StoreError),
+}
+
+impl Classified for Error {
+    fn fault(&self) -> Fault {
+        match self {
+            Error::Silent { .. } | Error::NotWritable { .. } | Error::Elsewhere { .. } => Fault::NotYet,
+            Error::Database(error) => error.fault(),
+            Error::Position(error) => error.fault(),
+        }
+    }
+
+    fn remedy(&self) -> String {
+        match self {
+            Error::Silent { .. } => "read the logs of the services named, in the failover cluster".to_owned(),
+            Error::NotWritable { server, .. } => format!("read the log of `{server}`"),
+            Error::Elsewhere { .. } => {
+                "look at the health checks of both records in Route 53; do not edit records while they agree".to_owned()
+            }
+            Error::Database(error) => error.remedy(),
+            Error::Position(error) => error.remedy(),
+        }
+    }
+}
+
+/// Asks every service of the plan in the secondary region, and the new primary for a write, all at once.
+///
+/// # Errors
+/// Any of them does not work yet.
+pub async fn health(
+    run: &Run,
+    plan: &Plan,
+    primary: &dyn Database,
+    prober: &dyn Prober,
+    now: Timestamp,
+) -> Result<Health, Error> {
+    let questions = plan.checks.iter().map(|check| async move {
+        ServiceAnswer { service: check.service.clone(), answer: prober.ask(&check.url, check.within.0).await }
+    });
+    let (answers, write) = tokio::join!(futures::future::join_all(questions), primary.attempt_write(&run.id));
+    let silent: Vec<String> = answers.iter().filter(|one| !one.answer.is_healthy()).map(describe).collect();
+    if !silent.is_empty() {
+        return Err(Error::Silent { asked: answers.len(), silent });
+    }
+    let write = write?;
+    if let WriteAttempt::Rejected { why } = write {
+        return Err(Error::NotWritable { server: primary.name().to_owned(), why });
+    }
+    let observed_at = answers.iter().map(|one| one.answer.observed_at).max().unwrap_or(now);
+    Ok(Health { answers, write, observed_at })
+}
+
+/// Asks the public name from outside.
+///
+/// # Errors
+/// Another region answers, or nobody.
+pub async fn reached(plan: &Plan, prober: &dyn Prober) -> Result<Reached, Error> {
+    let url = &plan.names.public_url;
+    let secondary = plan.regions.secondary.code();
+    let answer = prober.ask(url, plan.failover.look_timeout.0).await;
+    if answer.is_healthy() && answer.region.as_deref() == Some(secondary) {
+        return Ok(Reached { url: url.to_string(), answer });
+    }
+    Err(Error::Elsewhere { url: url.to_string(), region: secondary.to_owned(), said: said(&answer) })
+}
+
+/// What one look at the primary showed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Watch {
+    /// The heartbeat and where the log ended, or why there is none.
+    pub primary: Sighting<PrimaryPosition>,
+    /// The primary is fenced by a failover, so its silence is no impairment.
+    pub fenced: bool,
+}
+
+/// Writes a heartbeat on the primary and keeps its position in the evidence bucket.
+///
+/// # Errors
+/// The evidence bucket fails. A silent primary is an answer, not an error.
+pub async fn watch(plan: &Plan, primary: &dyn Database, evidence: &dyn ObjectStore) -> Result<Watch, Error> {
+    match primary.beat().await {
+        Ok(position) => {
+            put_json(evidence, &position_key(&plan.platform), &position, Precondition::None).await?;
+            Ok(Watch { primary: Sighting::Seen(position), fenced: false })
+        }
+        Err(error) => {
+            let fence = fence::read(evidence, &plan.platform).await?;
+            let fenced = fence.is_some_and(|record| record.state != FenceState::Lifted);
+            Ok(Watch { primary: Sighting::Unknown(chain(&error)), fenced })
+        }
+    }
+}
+
+fn describe(one: &ServiceAnswer) -> String {
+    format!("`{}` {}", one.service, said(&one.answer))
+}
+
+fn said(answer: &Answer) -> String {
+    match (answer.status, &answer.error, &answer.region) {
+        (Some(status), _, Some(region)) => format!("answered {status} from {region}"),
+        (Some(status), _, None) => format!("answered {status} without saying from where"),
+        (None, Some(error), _) => format!("did not answer: {error}"),
+        (None, None, _) => "did not answer".to_owned(),
+    }
+}
