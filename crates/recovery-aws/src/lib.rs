@@ -1,1 +1,3 @@
-//!
+//! The recovery domain's traits on the AWS SDK.
+
+pub mod eks_token;
