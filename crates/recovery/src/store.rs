@@ -101,6 +101,16 @@ pub enum StoreError {
         #[source]
         source: serde_json::Error,
     },
+    /// The object is larger than anything that belongs there.
+    #[error("`s3://{bucket}/{key}` is larger than {bound_bytes} bytes")]
+    TooLarge {
+        /// Which bucket.
+        bucket: String,
+        /// Which object.
+        key: String,
+        /// The most that is read.
+        bound_bytes: usize,
+    },
     /// The role may not do this.
     #[error("access to `s3://{bucket}/{key}` is denied")]
     Denied {
@@ -130,7 +140,7 @@ impl Classified for StoreError {
         match self {
             StoreError::PreconditionFailed { .. } | StoreError::Unavailable { .. } => Fault::Transient,
             StoreError::Denied { .. } => Fault::Refused,
-            StoreError::Malformed { .. } => Fault::Permanent,
+            StoreError::Malformed { .. } | StoreError::TooLarge { .. } => Fault::Permanent,
         }
     }
 
@@ -138,7 +148,11 @@ impl Classified for StoreError {
         match self {
             StoreError::PreconditionFailed { .. } => "look at who wrote it; the next attempt reads it again".to_owned(),
             StoreError::Malformed { bucket, key, .. } => format!("read `s3://{bucket}/{key}`, correct it or remove it"),
-            StoreError::Denied { bucket, .. } => format!("give the function's role access to `{bucket}`"),
+            StoreError::TooLarge { bucket, key, .. } => format!("find out what `s3://{bucket}/{key}` is and remove it"),
+            StoreError::Denied { bucket, .. } => {
+                // Without the right to list, S3 answers 403 for an object that is not there.
+                format!("give the function's role access to `{bucket}`, s3:ListBucket included")
+            }
             StoreError::Unavailable { bucket, .. } => format!("check that `{bucket}` exists in the tertiary region"),
         }
     }

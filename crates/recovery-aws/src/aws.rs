@@ -1,0 +1,186 @@
+//! One configuration per region, made once per process.
+
+use std::{sync::Arc, time::Duration};
+
+use aws_config::{BehaviorVersion, SdkConfig, retry::RetryConfig, timeout::TimeoutConfig};
+use aws_smithy_http_client::{
+    Builder as HttpClientBuilder,
+    tls::{Provider, rustls_provider::CryptoMode},
+};
+use aws_types::service_config::ServiceConfigKey;
+use recovery::{
+    database::Replica,
+    names::{Distribution, Records},
+    notice::Messenger,
+    plan::{Driver, Plan, Region},
+    secrets::Secrets,
+    store::ObjectStore,
+};
+
+use crate::{
+    cloudfront::CloudFrontDistribution,
+    eks::ManagedNodeGroup,
+    rds::{AuroraGlobalReplica, RdsReplica},
+    route53::HostedZone,
+    s3::Bucket,
+    secrets_manager::SecretsManager,
+    sns::Topics,
+    step_functions::StepFunctions,
+};
+
+/// Where the control planes of Route 53 and CloudFront live.
+/// <https://docs.aws.amazon.com/whitepapers/latest/aws-fault-isolation-boundaries/global-services.html>
+const GLOBAL_HOME: &str = "us-east-1";
+
+/// A host that does not answer at all costs this much.
+const CONNECT: Duration = Duration::from_secs(2);
+/// One attempt.
+const ATTEMPT: Duration = Duration::from_secs(5);
+/// All attempts of one call together.
+const OPERATION: Duration = Duration::from_secs(10);
+/// The state machine tries again where an operator can see it; the SDK only bridges one lost packet.
+const ATTEMPTS: u32 = 2;
+
+/// The AWS account as the plan lays it out.
+///
+/// Endpoints are those of the named regions, STS included, unless `AWS_ENDPOINT_URL` or `AWS_ENDPOINT_URL_<SERVICE>` say
+/// otherwise, which is the SDK's own mechanism and the only one. Cheap to clone parts out of; made once per process.
+#[derive(Clone, Debug)]
+pub struct Aws {
+    plan: Arc<Plan>,
+    /// The tertiary region's; the others differ in nothing but the region.
+    config: SdkConfig,
+    s3: aws_sdk_s3::Client,
+    secrets: Arc<SecretsManager>,
+}
+
+impl Aws {
+    /// Reads credentials and endpoint overrides as the SDK does, and the regions from the plan. Asks nobody yet.
+    pub async fn from_plan(plan: &Plan) -> Aws {
+        // One HTTP client for all services: each of its own would load the trust store and shake hands again.
+        let http = HttpClientBuilder::new().tls_provider(Provider::Rustls(CryptoMode::AwsLc)).build_https();
+        let config = aws_config::defaults(BehaviorVersion::latest())
+            .region(sdk_region(&plan.regions.tertiary))
+            .http_client(http)
+            .retry_config(
+                RetryConfig::standard()
+                    .with_max_attempts(ATTEMPTS)
+                    .with_initial_backoff(Duration::from_millis(200))
+                    .with_max_backoff(Duration::from_secs(1)),
+            )
+            .timeout_config(
+                TimeoutConfig::builder()
+                    .connect_timeout(CONNECT)
+                    .operation_attempt_timeout(ATTEMPT)
+                    .operation_timeout(OPERATION)
+                    .build(),
+            )
+            .load()
+            .await;
+        let s3 = aws_sdk_s3::Client::from_conf(
+            aws_sdk_s3::config::Builder::from(&config).force_path_style(is_s3_overridden(&config)).build(),
+        );
+        let secrets = Arc::new(SecretsManager::new(aws_sdk_secretsmanager::Client::new(&config)));
+        Aws { plan: Arc::new(plan.clone()), config, s3, secrets }
+    }
+
+    /// The configuration of a region: credentials, HTTP client, timeouts, endpoint overrides.
+    pub fn config(&self, region: &Region) -> SdkConfig {
+        self.config_in(sdk_region(region))
+    }
+
+    fn config_in(&self, region: aws_config::Region) -> SdkConfig {
+        self.config.clone().into_builder().region(region).build()
+    }
+
+    /// Resolves credentials and opens the first connection, so that the first request does not pay for it. What comes
+    /// back does not matter: whoever needs it will ask again and report.
+    pub async fn warm(&self) {
+        if let Err(error) = self.evidence().get(&recovery::fence::key(&self.plan.platform)).await {
+            tracing::debug!(error = %recovery::fault::chain(&error), "warming up found no evidence bucket");
+        }
+    }
+
+    /// Any bucket of the tertiary region.
+    pub fn bucket(&self, name: &str) -> Bucket {
+        Bucket::new(self.s3.clone(), name)
+    }
+
+    /// The evidence bucket: fence and lease, positions, notices, approvals, reports.
+    pub fn evidence(&self) -> Arc<dyn ObjectStore> {
+        Arc::new(self.bucket(&self.plan.buckets.evidence))
+    }
+
+    /// The bucket that the inverted health checks watch.
+    pub fn switch(&self) -> Arc<dyn ObjectStore> {
+        Arc::new(self.bucket(&self.plan.buckets.switch))
+    }
+
+    /// Secrets Manager of the tertiary region, with a memory of its own.
+    pub fn secrets(&self) -> Arc<dyn Secrets> {
+        Arc::clone(&self.secrets) as Arc<dyn Secrets>
+    }
+
+    /// A managed node group.
+    pub fn node_group(&self, region: &Region, cluster: &str, name: &str) -> ManagedNodeGroup {
+        ManagedNodeGroup::new(aws_sdk_eks::Client::new(&self.config(region)), cluster, name)
+    }
+
+    /// The plan's node group in the secondary region.
+    pub fn secondary_node_group(&self) -> ManagedNodeGroup {
+        let kubernetes = &self.plan.kubernetes;
+        self.node_group(&self.plan.regions.secondary, &kubernetes.secondary.name, &kubernetes.capacity.node_group)
+    }
+
+    /// A hosted zone. Its control plane lives in us-east-1: never on a path that blocks.
+    pub fn records(&self, zone: &str) -> Arc<dyn Records> {
+        let config = self.config_in(aws_config::Region::from_static(GLOBAL_HOME));
+        Arc::new(HostedZone::new(aws_sdk_route53::Client::new(&config), zone))
+    }
+
+    /// A CDN distribution. Its control plane lives in us-east-1: never on a path that blocks.
+    pub fn distribution(&self, id: &str) -> Arc<dyn Distribution> {
+        let config = self.config_in(aws_config::Region::from_static(GLOBAL_HOME));
+        Arc::new(CloudFrontDistribution::new(aws_sdk_cloudfront::Client::new(&config), id))
+    }
+
+    /// The plan's topics, one per priority, in the tertiary region.
+    pub fn messenger(&self) -> Arc<dyn Messenger> {
+        Arc::new(Topics::new(aws_sdk_sns::Client::new(&self.config), &self.plan.notification.levels))
+    }
+
+    /// The API that promotes the plan's standby, asked in the secondary region; `None` for a server that we run
+    /// ourselves, which PostgreSQL's own adapter promotes.
+    pub fn replica(&self) -> Option<Arc<dyn Replica>> {
+        let postgresql = &self.plan.postgresql;
+        let client = || aws_sdk_rds::Client::new(&self.config(&self.plan.regions.secondary));
+        match postgresql.driver {
+            Driver::SelfManaged => None,
+            Driver::Rds => Some(Arc::new(RdsReplica::new(client(), &postgresql.standby.instance))),
+            Driver::AuroraGlobal => Some(Arc::new(AuroraGlobalReplica::new(
+                client(),
+                // A plan without it is refused when it is read.
+                postgresql.global_cluster.as_deref().unwrap_or_default(),
+                &postgresql.standby.instance,
+            ))),
+        }
+    }
+
+    /// Step Functions of the tertiary region, where the machines are.
+    pub fn step_functions(&self) -> StepFunctions {
+        StepFunctions::new(aws_sdk_sfn::Client::new(&self.config))
+    }
+}
+
+fn sdk_region(region: &Region) -> aws_config::Region {
+    aws_config::Region::new(region.code().to_owned())
+}
+
+/// Emulators answer under one host name, so the bucket cannot be part of it.
+fn is_s3_overridden(config: &SdkConfig) -> bool {
+    let of_the_service = config.service_config().and_then(|service| {
+        let key = ServiceConfigKey::builder().service_id("S3").env("AWS_ENDPOINT_URL").profile("endpoint_url").build();
+        service.load_config(key.ok()?)
+    });
+    of_the_service.is_some() || config.endpoint_url().is_some()
+}

@@ -1,0 +1,1 @@
+//! Every call that the suite makes to AWS.
