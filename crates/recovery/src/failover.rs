@@ -596,14 +596,15 @@ mod tests {
             consents: vec![Consent { to: Risk::StillWritable, by: "cto".to_owned(), because: "unplugged".to_owned() }],
             ..alarm.clone()
         };
+        let (gone, living) = (lost_primary(), living_primary());
         let situations: Vec<(&str, &Incident, &Survey, &str)> = vec![
-            ("the primary is gone, the standby has everything", &alarm, &lost_primary(), "epoch 1"),
-            ("the primary works and is asked to stop", &graceful, &living_primary(), "epoch 1"),
+            ("the primary is gone, the standby has everything", &alarm, &gone, "epoch 1"),
+            ("the primary works and is asked to stop", &graceful, &living, "epoch 1"),
             ("an earlier failover was put back", &alarm, &lifted, "epoch 5"),
             ("this run has promoted already", &alarm, &repeated, "epoch 4"),
-            ("the alarm is wrong, the primary works", &alarm, &living_primary(), "still takes writes"),
-            ("somebody takes that upon themselves", &still, &living_primary(), "epoch 1"),
-            ("a graceful switch without a primary", &graceful, &lost_primary(), "needs the primary"),
+            ("the alarm is wrong, the primary works", &alarm, &living, "still takes writes"),
+            ("somebody takes that upon themselves", &still, &living, "epoch 1"),
+            ("a graceful switch without a primary", &graceful, &gone, "needs the primary"),
             ("the standby lacks 200 MB", &alarm, &behind, "199995000 bytes and 0 s would be lost"),
             ("somebody takes the loss upon themselves", &consented, &behind, "epoch 1"),
             ("the standby is a day old", &alarm, &stale, "would be lost"),
@@ -617,9 +618,9 @@ mod tests {
             ("the fence cannot be read", &alarm, &blind, "cannot be read: denied"),
             ("another run is at work", &alarm, &other_run, "run `other` holds the fence under epoch 4"),
             ("the platform has moved already", &alarm, &moved, "(Moved since"),
-            ("both regions are lost", &two_lost, &lost_primary(), "`us-west-2` is lost too"),
-            ("another region is lost", &wrong_region, &lost_primary(), "`us-east-1` is not among the lost regions"),
-            ("the data is corrupt, not the region", &corrupted, &lost_primary(), "answered by the machine `restore`"),
+            ("both regions are lost", &two_lost, &gone, "`us-west-2` is lost too"),
+            ("another region is lost", &wrong_region, &gone, "`us-east-1` is not among the lost regions"),
+            ("the data is corrupt, not the region", &corrupted, &gone, "answered by the machine `restore`"),
         ];
         for (situation, incident, survey, expected) in situations {
             let answer = match decide(&plan(), incident, survey, "run") {
