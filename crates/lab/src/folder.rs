@@ -26,14 +26,28 @@ pub struct Folder {
 }
 
 impl Folder {
-    /// Makes a new folder in `TMPDIR` (or `/tmp`) and starts its janitor.
+    /// Makes a new folder and starts its janitor: in `TMPDIR` if that is set, else in memory (`/dev/shm`) if four
+    /// gigabytes are free there, else in `/tmp`.
     ///
+    /// A pair is five thousand small files: made in memory in 0.3 s, on a busy disk in ten (seen here, ext4).
     /// `SPARC_LAB_KEEP=1` keeps the folder for a look at the logs; processes end all the same.
     pub fn new() -> Result<Self> {
+        let memory = Path::new("/dev/shm");
+        let roomy = nix::sys::statvfs::statvfs(memory)
+            .is_ok_and(|fs| fs.blocks_available().saturating_mul(fs.fragment_size()) >= 4 << 30);
+        if roomy && std::env::var_os("TMPDIR").is_none() { Self::new_in(memory) } else { Self::on_disk() }
+    }
+
+    /// The same in `TMPDIR` or `/tmp`, for what must be flushed to a disk or must hold programs.
+    pub fn on_disk() -> Result<Self> {
+        Self::new_in(&std::env::temp_dir())
+    }
+
+    fn new_in(base: &Path) -> Result<Self> {
         let keep = std::env::var_os("SPARC_LAB_KEEP").is_some_and(|v| v == "1");
         let path = tempfile::Builder::new()
             .prefix("sparc-lab-")
-            .tempdir()
+            .tempdir_in(base)
             .map_err(Error::system("make a temporary folder"))?
             .keep();
         // Others may pass through, not list: the database server runs as another user when we are root.

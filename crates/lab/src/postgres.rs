@@ -106,7 +106,7 @@ impl fmt::Debug for Passwords {
 #[derive(Debug, Clone, Default)]
 pub struct Options {
     /// Flush to the disk (`fsync`). Off in tests, where only processes die and never the kernel; on where times are
-    /// measured, since a promotion flushes.
+    /// measured, since a promotion flushes; [`Pair::start`] then takes a folder on a disk.
     pub flush: bool,
     /// The primary waits for the standby at each commit. As after `pg_basebackup`, which copies `postgresql.auto.conf`,
     /// the standby inherits `synchronous_standby_names`: promoted, it hangs at every commit until somebody clears it.
@@ -137,7 +137,8 @@ pub struct Pair {
 impl Pair {
     /// Makes a pair in a folder of its own, and returns when the standby has replayed what the primary has written.
     pub async fn start(options: Options) -> Result<Self> {
-        Self::start_in(Arc::new(Folder::new()?), options).await
+        let folder = if options.flush { Folder::on_disk()? } else { Folder::new()? };
+        Self::start_in(Arc::new(folder), options).await
     }
 
     /// The same in a folder that others share.
