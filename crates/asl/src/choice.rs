@@ -6,12 +6,7 @@ use crate::source::Node;
 #[derive(Debug, Clone)]
 pub(crate) struct Test;
 impl Test {
-    pub(crate) fn compile(
-        item: &Node,
-        path: &str,
-        _top: bool,
-        findings: &mut Vec<Problem>,
-    ) -> Option<Test> {
+    pub(crate) fn compile(item: &Node, path: &str, _top: bool, findings: &mut Vec<Problem>) -> Option<Test> {
         findings.push(Problem::new(
             Severity::Error,
             "json-path",

@@ -62,13 +62,7 @@ const PATIENCE: u32 = 4;
 impl VirtualClock {
     /// A clock that stands at this moment.
     pub fn at(now: Timestamp) -> VirtualClock {
-        VirtualClock {
-            shared: Arc::new(Mutex::new(Shared {
-                now,
-                sleepers: Vec::new(),
-                next: 0,
-            })),
-        }
+        VirtualClock { shared: Arc::new(Mutex::new(Shared { now, sleepers: Vec::new(), next: 0 })) }
     }
 
     fn lock(&self) -> MutexGuard<'_, Shared> {

@@ -18,8 +18,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
 use crate::definition::{
-    Catcher, Condition, Machine, MapState, Next, Resource, ResourceKind, Retrier, State, StateKind,
-    Task, Wait,
+    Catcher, Condition, Machine, MapState, Next, Resource, ResourceKind, Retrier, State, StateKind, Task, Wait,
 };
 use crate::history::{Detail, EventType, HistoryEvent, iso_instant};
 use crate::jsonata::{Bindings, EvaluationError, Surroundings};
@@ -62,9 +61,7 @@ impl Settings {
     pub fn new(region: &str, account: &str, machine_name: &str, execution_name: &str) -> Settings {
         Settings {
             execution_name: execution_name.to_owned(),
-            execution_arn: format!(
-                "arn:aws:states:{region}:{account}:execution:{machine_name}:{execution_name}"
-            ),
+            execution_arn: format!("arn:aws:states:{region}:{account}:execution:{machine_name}:{execution_name}"),
             machine_name: machine_name.to_owned(),
             machine_arn: format!("arn:aws:states:{region}:{account}:stateMachine:{machine_name}"),
             role_arn: format!("arn:aws:iam::{account}:role/{machine_name}"),
@@ -245,10 +242,7 @@ struct Calling {
 #[derive(Debug)]
 enum TokenAnswer {
     Success(Value),
-    Failure {
-        error: Option<String>,
-        cause: Option<String>,
-    },
+    Failure { error: Option<String>, cause: Option<String> },
 }
 
 #[derive(Debug)]
@@ -293,19 +287,12 @@ enum TroubleKind {
 
 impl Trouble {
     fn named(error: &str, cause: impl Into<Arc<str>>) -> Trouble {
-        Trouble {
-            error: Some(error.into()),
-            cause: Some(cause.into()),
-            kind: TroubleKind::Failure,
-        }
+        Trouble { error: Some(error.into()), cause: Some(cause.into()), kind: TroubleKind::Failure }
     }
 
     /// `States.Runtime` is never retried and never caught.
     fn runtime(cause: impl Into<Arc<str>>) -> Trouble {
-        Trouble {
-            kind: TroubleKind::Fatal,
-            ..Trouble::named("States.Runtime", cause)
-        }
+        Trouble { kind: TroubleKind::Fatal, ..Trouble::named("States.Runtime", cause) }
     }
 
     fn matches(&self, pattern: &str) -> bool {
@@ -316,9 +303,7 @@ impl Trouble {
         match pattern {
             "States.ALL" => true,
             "States.TaskFailed" => error != Some("States.Timeout"),
-            "States.HeartbeatTimeout" => {
-                self.kind == TroubleKind::Heartbeat || error == Some(pattern)
-            }
+            "States.HeartbeatTimeout" => self.kind == TroubleKind::Heartbeat || error == Some(pattern),
             _ => error == Some(pattern),
         }
     }
@@ -351,8 +336,7 @@ impl Bindings for View<'_> {
         self.input
     }
     fn context(&self) -> &Value {
-        self.context
-            .get_or_init(|| self.core.context_object(self.frame, self.state, self.item))
+        self.context.get_or_init(|| self.core.context_object(self.frame, self.state, self.item))
     }
     fn result(&self) -> Option<&Value> {
         self.result
@@ -366,9 +350,7 @@ impl Bindings for View<'_> {
             if let Some(value) = current.variables.get(name) {
                 return Some(value.value());
             }
-            frame = current
-                .parent
-                .and_then(|(parent, _)| self.core.frames.get(&parent));
+            frame = current.parent.and_then(|(parent, _)| self.core.frames.get(&parent));
         }
         None
     }
@@ -432,10 +414,7 @@ impl Core {
     pub fn current_states(&self) -> Vec<Arc<str>> {
         let mut frames: Vec<&Frame> = self.frames.values().collect();
         frames.sort_by_key(|frame| frame.id);
-        frames
-            .iter()
-            .map(|frame| Arc::clone(&self.machine.groups[frame.group].states[frame.state].name))
-            .collect()
+        frames.iter().map(|frame| Arc::clone(&self.machine.groups[frame.group].states[frame.state].name)).collect()
     }
 
     /// Takes one input at the time it happened.
@@ -455,14 +434,10 @@ impl Core {
             Input::Continue => {}
             Input::CallEnded { call, outcome } => self.call_ended(call, outcome),
             Input::Clock => self.fire_timers(),
-            Input::TokenSucceeded { token, output } => {
-                self.token_answered(&token, TokenAnswer::Success(output))
+            Input::TokenSucceeded { token, output } => self.token_answered(&token, TokenAnswer::Success(output)),
+            Input::TokenFailed { token, error, cause } => {
+                self.token_answered(&token, TokenAnswer::Failure { error, cause })
             }
-            Input::TokenFailed {
-                token,
-                error,
-                cause,
-            } => self.token_answered(&token, TokenAnswer::Failure { error, cause }),
             Input::TokenHeartbeat { token } => self.heartbeat(&token),
             Input::Stop { error, cause } => self.stop(error, cause),
             Input::Pause => self.paused = true,
@@ -497,13 +472,7 @@ impl Core {
     }
 
     /// An event that the branch goes on from.
-    fn emit(
-        &mut self,
-        frame: &mut Frame,
-        event_type: EventType,
-        state: &State,
-        details: Vec<(&'static str, Detail)>,
-    ) {
+    fn emit(&mut self, frame: &mut Frame, event_type: EventType, state: &State, details: Vec<(&'static str, Detail)>) {
         self.arrive(frame);
         if !frame.silent {
             frame.previous = self.event(frame.previous, event_type, Some(&state.name), details);
@@ -519,11 +488,7 @@ impl Core {
         details: Vec<(&'static str, Detail)>,
     ) -> u64 {
         self.arrive(frame);
-        if frame.silent {
-            frame.previous
-        } else {
-            self.event(frame.previous, event_type, Some(&state.name), details)
-        }
+        if frame.silent { frame.previous } else { self.event(frame.previous, event_type, Some(&state.name), details) }
     }
 
     /// From here on events point to the one that entered the state.
@@ -548,10 +513,7 @@ impl Core {
             vec![
                 ("input", Detail::Document(payload.clone())),
                 ("inputDetails", untruncated()),
-                (
-                    "roleArn",
-                    Detail::Text(self.settings.role_arn.as_str().into()),
-                ),
+                ("roleArn", Detail::Text(self.settings.role_arn.as_str().into())),
             ],
         );
         if let Some(seconds) = self.machine.timeout_seconds {
@@ -561,15 +523,7 @@ impl Core {
         }
         let id = self.number();
         let machine = Arc::clone(&self.machine);
-        let frame = self.new_frame(
-            id,
-            None,
-            Arc::from(""),
-            0,
-            machine.groups[0].start,
-            payload,
-            0,
-        );
+        let frame = self.new_frame(id, None, Arc::from(""), 0, machine.groups[0].start, payload, 0);
         self.frames.insert(id, frame);
         self.ready.push_back(id);
     }
@@ -607,8 +561,7 @@ impl Core {
     }
 
     fn after(&self, seconds: f64) -> Timestamp {
-        let whole =
-            SignedDuration::try_from_secs_f64(seconds.max(0.0)).unwrap_or(SignedDuration::MAX);
+        let whole = SignedDuration::try_from_secs_f64(seconds.max(0.0)).unwrap_or(SignedDuration::MAX);
         self.now.checked_add(whole).unwrap_or(Timestamp::MAX)
     }
 
@@ -677,9 +630,7 @@ impl Core {
     fn finish(&mut self, outcome: ExecutionOutcome) {
         let mut open: Vec<u64> = self.calls.drain().map(|(call, _)| call).collect();
         open.sort_unstable();
-        self.progress
-            .effects
-            .extend(open.into_iter().map(|call| Effect::Cancel { call }));
+        self.progress.effects.extend(open.into_iter().map(|call| Effect::Cancel { call }));
         self.frames.clear();
         self.ready.clear();
         self.timers.clear();
@@ -693,10 +644,7 @@ impl Core {
             previous,
             EventType::ExecutionSucceeded,
             None,
-            vec![
-                ("output", Detail::Document(output.clone())),
-                ("outputDetails", untruncated()),
-            ],
+            vec![("output", Detail::Document(output.clone())), ("outputDetails", untruncated())],
         );
         self.finish(ExecutionOutcome {
             status: ExecutionStatus::Succeeded,
@@ -707,12 +655,7 @@ impl Core {
     }
 
     fn finish_failed(&mut self, previous: u64, trouble: Trouble) {
-        self.event(
-            previous,
-            EventType::ExecutionFailed,
-            None,
-            failure_details(&trouble),
-        );
+        self.event(previous, EventType::ExecutionFailed, None, failure_details(&trouble));
         self.finish(ExecutionOutcome {
             status: ExecutionStatus::Failed,
             output: None,
@@ -724,23 +667,10 @@ impl Core {
     fn stop(&mut self, error: Option<String>, cause: Option<String>) {
         let previous = self.abort_everything();
         let mut details = Vec::new();
-        details.extend(
-            error
-                .as_deref()
-                .map(|text| ("error", Detail::Text(text.into()))),
-        );
-        details.extend(
-            cause
-                .as_deref()
-                .map(|text| ("cause", Detail::Text(text.into()))),
-        );
+        details.extend(error.as_deref().map(|text| ("error", Detail::Text(text.into()))));
+        details.extend(cause.as_deref().map(|text| ("cause", Detail::Text(text.into()))));
         self.event(previous, EventType::ExecutionAborted, None, details);
-        self.finish(ExecutionOutcome {
-            status: ExecutionStatus::Aborted,
-            output: None,
-            error,
-            cause,
-        });
+        self.finish(ExecutionOutcome { status: ExecutionStatus::Aborted, output: None, error, cause });
     }
 
     fn time_out(&mut self) {
@@ -819,11 +749,7 @@ impl Core {
             let (event_type, mut details) = task_event(&task.resource, TaskMoment::TimedOut);
             details.push(("error", Detail::Text(Arc::clone(&error))));
             self.emit(&mut frame, event_type, state, details);
-            frame.phase = Phase::Broken(Trouble {
-                error: Some(error),
-                cause: None,
-                kind,
-            });
+            frame.phase = Phase::Broken(Trouble { error: Some(error), cause: None, kind });
             self.ready.push_back(id);
         }
         self.frames.insert(id, frame);
@@ -839,9 +765,7 @@ impl Core {
                 self.timers.remove(&key);
             }
             if self.calls.remove(&calling.call).is_some() && cancel {
-                self.progress
-                    .effects
-                    .push(Effect::Cancel { call: calling.call });
+                self.progress.effects.push(Effect::Cancel { call: calling.call });
             }
         }
         if let Some(token) = frame.token.take() {
@@ -860,16 +784,13 @@ impl Core {
         let state = &machine.groups[frame.group].states[frame.state];
         if let StateKind::Task(task) = &state.kind {
             match outcome {
-                TaskOutcome::Failure { error, cause } => {
-                    self.task_failed(&mut frame, state, task, error, cause)
-                }
+                TaskOutcome::Failure { error, cause } => self.task_failed(&mut frame, state, task, error, cause),
                 TaskOutcome::Success { output, submitted } => {
                     if task.resource.waits_for_token() {
                         self.submitted(&mut frame, state, task, output);
                     } else {
                         if let Some(submitted) = submitted {
-                            let (event_type, mut details) =
-                                task_event(&task.resource, TaskMoment::Submitted);
+                            let (event_type, mut details) = task_event(&task.resource, TaskMoment::Submitted);
                             push_output(&mut details, submitted.into());
                             self.emit(&mut frame, event_type, state, details);
                         }
@@ -892,9 +813,7 @@ impl Core {
         calling.submitted = true;
         match calling.early.take() {
             Some(TokenAnswer::Success(output)) => self.task_succeeded(frame, state, task, output),
-            Some(TokenAnswer::Failure { error, cause }) => {
-                self.task_failed(frame, state, task, error, cause)
-            }
+            Some(TokenAnswer::Failure { error, cause }) => self.task_failed(frame, state, task, error, cause),
             None => {}
         }
     }
@@ -909,13 +828,7 @@ impl Core {
             let cause = format!(
                 "The state/task '{what}' returned a result with a size exceeding the maximum number of bytes service limit."
             );
-            return self.task_failed(
-                frame,
-                state,
-                task,
-                Some("States.DataLimitExceeded".to_owned()),
-                Some(cause),
-            );
+            return self.task_failed(frame, state, task, Some("States.DataLimitExceeded".to_owned()), Some(cause));
         }
         self.end_call(frame, false);
         let (event_type, mut details) = task_event(&task.resource, TaskMoment::Succeeded);
@@ -934,11 +847,7 @@ impl Core {
         cause: Option<String>,
     ) {
         self.end_call(frame, true);
-        let trouble = Trouble {
-            error: error.map(Arc::from),
-            cause: cause.map(Arc::from),
-            kind: TroubleKind::Failure,
-        };
+        let trouble = Trouble { error: error.map(Arc::from), cause: cause.map(Arc::from), kind: TroubleKind::Failure };
         let (event_type, mut details) = task_event(&task.resource, TaskMoment::Failed);
         details.extend(failure_details(&trouble));
         self.emit(frame, event_type, state, details);
@@ -958,12 +867,8 @@ impl Core {
         if let (Phase::Calling(calling), StateKind::Task(task)) = (&mut frame.phase, &state.kind) {
             if calling.submitted {
                 match answer {
-                    TokenAnswer::Success(output) => {
-                        self.task_succeeded(&mut frame, state, task, output)
-                    }
-                    TokenAnswer::Failure { error, cause } => {
-                        self.task_failed(&mut frame, state, task, error, cause)
-                    }
+                    TokenAnswer::Success(output) => self.task_succeeded(&mut frame, state, task, output),
+                    TokenAnswer::Failure { error, cause } => self.task_failed(&mut frame, state, task, error, cause),
                 }
             } else if calling.early.is_none() {
                 // The answer overtook the call that handed out the token. The call is let finish: it may still be at work.
@@ -977,11 +882,7 @@ impl Core {
         let Some(&id) = self.tokens.get(token) else {
             return;
         };
-        let Some(Frame {
-            phase: Phase::Calling(calling),
-            ..
-        }) = self.frames.get(&id)
-        else {
+        let Some(Frame { phase: Phase::Calling(calling), .. }) = self.frames.get(&id) else {
             return;
         };
         let Some((key, seconds)) = calling.heartbeat else {
@@ -990,11 +891,7 @@ impl Core {
         self.timers.remove(&key);
         let renewed = (self.after(seconds as f64), self.number());
         self.timers.insert(renewed, Timer::Heartbeat(id));
-        if let Some(Frame {
-            phase: Phase::Calling(calling),
-            ..
-        }) = self.frames.get_mut(&id)
-        {
+        if let Some(Frame { phase: Phase::Calling(calling), .. }) = self.frames.get_mut(&id) {
             calling.heartbeat = Some((renewed, seconds));
         }
     }
@@ -1016,12 +913,7 @@ impl Core {
                         ("input", Detail::Document(frame.input.clone())),
                         ("inputDetails", untruncated()),
                     ];
-                    let id = self.event(
-                        frame.previous,
-                        entered_type(&state.kind),
-                        Some(&state.name),
-                        details,
-                    );
+                    let id = self.event(frame.previous, entered_type(&state.kind), Some(&state.name), details);
                     frame.entered = id;
                     frame.entering = Some(id);
                 } else {
@@ -1053,9 +945,7 @@ impl Core {
             StateKind::Choice { .. } => self.choice(frame, state),
             StateKind::Wait(wait) => self.wait(frame, state, wait),
             StateKind::Succeed => self.conclude(frame, state, None),
-            StateKind::Fail { error, cause } => {
-                self.fail(frame, state, error.as_ref(), cause.as_ref())
-            }
+            StateKind::Fail { error, cause } => self.fail(frame, state, error.as_ref(), cause.as_ref()),
             StateKind::Parallel { branches } => self.parallel(machine, frame, state, branches),
             StateKind::Map(map) => self.map(machine, frame, state, map),
         };
@@ -1065,12 +955,7 @@ impl Core {
         }
     }
 
-    fn pass(
-        &mut self,
-        frame: &mut Frame,
-        state: &State,
-        _result: Option<&Payload>,
-    ) -> Result<Turn, Trouble> {
+    fn pass(&mut self, frame: &mut Frame, state: &State, _result: Option<&Payload>) -> Result<Turn, Trouble> {
         self.conclude(frame, state, None)
     }
 
@@ -1080,16 +965,9 @@ impl Core {
         }
         let payload = self.arguments(frame, state)?;
         let timeout = self.amount(frame, state, task.timeout.as_ref(), "TimeoutSeconds", 1)?;
-        let heartbeat =
-            self.amount(frame, state, task.heartbeat.as_ref(), "HeartbeatSeconds", 1)?;
+        let heartbeat = self.amount(frame, state, task.heartbeat.as_ref(), "HeartbeatSeconds", 1)?;
         let credentials = match &task.credentials {
-            Some(template) => Some(self.fill(
-                frame,
-                state,
-                template,
-                Spot::Field("Credentials"),
-                Given::default(),
-            )?),
+            Some(template) => Some(self.fill(frame, state, template, Spot::Field("Credentials"), Given::default())?),
             None => None,
         };
         if payload.is_oversize() {
@@ -1097,28 +975,16 @@ impl Core {
                 "The state/task '{}' was given an input with a size exceeding the maximum number of bytes service limit.",
                 state.name
             );
-            return Err(Trouble {
-                kind: TroubleKind::Fatal,
-                ..Trouble::named("States.DataLimitExceeded", cause)
-            });
+            return Err(Trouble { kind: TroubleKind::Fatal, ..Trouble::named("States.DataLimitExceeded", cause) });
         }
-        self.schedule(
-            frame,
-            state,
-            task,
-            &payload,
-            timeout,
-            heartbeat,
-            credentials.as_ref(),
-        );
+        self.schedule(frame, state, task, &payload, timeout, heartbeat, credentials.as_ref());
         let call = self.number();
         let timeout_key = timeout.map(|seconds| {
             let key = (self.after(seconds as f64), self.number());
             self.timers.insert(key, Timer::TaskTimeout(frame.id));
             key
         });
-        let listens =
-            task.resource.waits_for_token() || task.resource.kind == ResourceKind::Activity;
+        let listens = task.resource.waits_for_token() || task.resource.kind == ResourceKind::Activity;
         let heartbeat_key = heartbeat.filter(|_| listens).map(|seconds| {
             let key = (self.after(seconds as f64), self.number());
             self.timers.insert(key, Timer::Heartbeat(frame.id));
@@ -1147,11 +1013,7 @@ impl Core {
             credentials,
             idempotency_key: format!(
                 "{}{}/{}@{}.{}",
-                self.settings.execution_name,
-                frame.path,
-                state.name,
-                frame.entered,
-                frame.retry_count
+                self.settings.execution_name, frame.path, state.name, frame.entered, frame.retry_count
             ),
         }));
         Ok(Turn::Blocked)
@@ -1223,21 +1085,10 @@ impl Core {
             if holds {
                 let choices = Spot::Field("Choices");
                 let at = Spot::Index(&choices, index);
-                let assigned = self.assignments(
-                    frame,
-                    state,
-                    rule.assign.as_deref(),
-                    Spot::Key(&at, "Assign"),
-                    Given::default(),
-                )?;
+                let assigned =
+                    self.assignments(frame, state, rule.assign.as_deref(), Spot::Key(&at, "Assign"), Given::default())?;
                 let output = match &rule.output {
-                    Some(template) => self.fill(
-                        frame,
-                        state,
-                        template,
-                        Spot::Key(&at, "Output"),
-                        Given::default(),
-                    )?,
+                    Some(template) => self.fill(frame, state, template, Spot::Key(&at, "Output"), Given::default())?,
                     None => frame.input.clone(),
                 };
                 return self.leave(frame, state, output, assigned, Next::State(rule.next));
@@ -1250,21 +1101,10 @@ impl Core {
             );
             return Err(Trouble::named("States.NoChoiceMatched", cause));
         };
-        let assigned = self.assignments(
-            frame,
-            state,
-            state.assign.as_deref(),
-            Spot::Field("Assign"),
-            Given::default(),
-        )?;
+        let assigned =
+            self.assignments(frame, state, state.assign.as_deref(), Spot::Field("Assign"), Given::default())?;
         let output = match &state.flow.output {
-            Some(template) => self.fill(
-                frame,
-                state,
-                template,
-                Spot::Field("Output"),
-                Given::default(),
-            )?,
+            Some(template) => self.fill(frame, state, template, Spot::Field("Output"), Given::default())?,
             None => frame.input.clone(),
         };
         self.leave(frame, state, output, assigned, Next::State(*default))
@@ -1273,27 +1113,16 @@ impl Core {
     fn wait(&mut self, frame: &mut Frame, state: &State, wait: &Wait) -> Result<Turn, Trouble> {
         let until = match wait {
             Wait::Seconds(amount) => {
-                let seconds = self
-                    .amount(frame, state, Some(amount), "Seconds", 0)?
-                    .unwrap_or(0);
+                let seconds = self.amount(frame, state, Some(amount), "Seconds", 0)?.unwrap_or(0);
                 self.after(seconds as f64)
             }
             Wait::Timestamp(template) => {
-                let value = self.fill(
-                    frame,
-                    state,
-                    template,
-                    Spot::Field("Timestamp"),
-                    Given::default(),
-                )?;
+                let value = self.fill(frame, state, template, Spot::Field("Timestamp"), Given::default())?;
                 self.arrive(frame);
                 match value.value().as_str().and_then(crate::moment::parse) {
                     Some(moment) => moment,
                     None => {
-                        let shown = value
-                            .value()
-                            .as_str()
-                            .map_or_else(|| value.to_text(), str::to_owned);
+                        let shown = value.value().as_str().map_or_else(|| value.to_text(), str::to_owned);
                         let cause = format!(
                             "{}The Timestamp field cannot be parsed as an ISO-8601 extended offset date-time format string: {shown}",
                             while_executing(frame, state)
@@ -1320,9 +1149,7 @@ impl Core {
         error: Option<&Template>,
         cause: Option<&Template>,
     ) -> Result<Turn, Trouble> {
-        let mut part = |template: Option<&Template>,
-                        field: &'static str|
-         -> Result<Option<Arc<str>>, Trouble> {
+        let mut part = |template: Option<&Template>, field: &'static str| -> Result<Option<Arc<str>>, Trouble> {
             let Some(template) = template else {
                 return Ok(None);
             };
@@ -1331,25 +1158,17 @@ impl Core {
                 Value::String(text) => Ok(Some(text.as_str().into())),
                 other => {
                     let source = match template {
-                        Template::Query(Query::Jsonata(expression)) => {
-                            expression.source().to_owned()
-                        }
+                        Template::Query(Query::Jsonata(expression)) => expression.source().to_owned(),
                         _ => String::new(),
                     };
-                    Err(unexpected_type(
-                        frame, state, &source, field, "string", other,
-                    ))
+                    Err(unexpected_type(frame, state, &source, field, "string", other))
                 }
             }
         };
         let error = part(error, "Error")?;
         let cause = part(cause, "Cause")?;
         self.arrive(frame);
-        Ok(Turn::Failed(Trouble {
-            error,
-            cause,
-            kind: TroubleKind::Failure,
-        }))
+        Ok(Turn::Failed(Trouble { error, cause, kind: TroubleKind::Failure }))
     }
 
     fn parallel(
@@ -1363,15 +1182,7 @@ impl Core {
         self.emit(frame, EventType::ParallelStateStarted, state, Vec::new());
         let mut slots = Vec::with_capacity(branches.len());
         for (slot, &group) in branches.iter().enumerate() {
-            let child = self.child(
-                machine,
-                frame,
-                state,
-                slot,
-                group,
-                input.clone(),
-                frame.previous,
-            );
+            let child = self.child(machine, frame, state, slot, group, input.clone(), frame.previous);
             slots.push(Slot::Running(child));
         }
         let running = slots.len();
@@ -1415,57 +1226,22 @@ impl Core {
         id
     }
 
-    fn map(
-        &mut self,
-        machine: &Machine,
-        frame: &mut Frame,
-        state: &State,
-        map: &MapState,
-    ) -> Result<Turn, Trouble> {
+    fn map(&mut self, machine: &Machine, frame: &mut Frame, state: &State, map: &MapState) -> Result<Turn, Trouble> {
         let items = self.items(frame, state, map)?;
-        let wanted = self
-            .amount(
-                frame,
-                state,
-                map.max_concurrency.as_ref(),
-                "MaxConcurrency",
-                0,
-            )?
-            .unwrap_or(0);
-        let tolerated_count = self.amount(
-            frame,
-            state,
-            map.tolerated_count.as_ref(),
-            "ToleratedFailureCount",
-            0,
-        )?;
-        let tolerated_percentage = self.amount(
-            frame,
-            state,
-            map.tolerated_percentage.as_ref(),
-            "ToleratedFailurePercentage",
-            0,
-        )?;
-        self.emit(
-            frame,
-            EventType::MapStateStarted,
-            state,
-            vec![("length", Detail::Number(items.len() as u64))],
-        );
+        let wanted = self.amount(frame, state, map.max_concurrency.as_ref(), "MaxConcurrency", 0)?.unwrap_or(0);
+        let tolerated_count = self.amount(frame, state, map.tolerated_count.as_ref(), "ToleratedFailureCount", 0)?;
+        let tolerated_percentage =
+            self.amount(frame, state, map.tolerated_percentage.as_ref(), "ToleratedFailurePercentage", 0)?;
+        self.emit(frame, EventType::MapStateStarted, state, vec![("length", Detail::Number(items.len() as u64))]);
         if items.is_empty() {
             self.emit_aside(frame, EventType::MapStateSucceeded, state, Vec::new());
             return self.conclude(frame, state, Some(json!([]).into()));
         }
-        let most = if map.distributed {
-            10_000
-        } else {
-            MAX_INLINE_CONCURRENCY
-        };
+        let most = if map.distributed { 10_000 } else { MAX_INLINE_CONCURRENCY };
         let limit = if wanted == 0 { most } else { wanted.min(most) } as usize;
         // Thresholds are a matter of distributed Maps; an inline Map fails with its first iteration.
         let tolerated = if map.distributed {
-            let by_percentage = tolerated_percentage
-                .map_or(0, |percentage| items.len() * percentage as usize / 100);
+            let by_percentage = tolerated_percentage.map_or(0, |percentage| items.len() * percentage as usize / 100);
             tolerated_count.map_or(by_percentage, |count| by_percentage.max(count as usize))
         } else {
             0
@@ -1479,9 +1255,7 @@ impl Core {
             failed: 0,
             tolerated,
         };
-        children
-            .slots
-            .resize_with(children.items.as_ref().map_or(0, Vec::len), || Slot::Idle);
+        children.slots.resize_with(children.items.as_ref().map_or(0, Vec::len), || Slot::Idle);
         let previous = frame.previous;
         self.start_iterations(machine, frame, state, map, &mut children, previous)?;
         frame.phase = Phase::Children(children);
@@ -1498,10 +1272,7 @@ impl Core {
         children: &mut Children,
         previous: u64,
     ) -> Result<(), Trouble> {
-        let mut next = children
-            .slots
-            .iter()
-            .position(|slot| matches!(slot, Slot::Idle));
+        let mut next = children.slots.iter().position(|slot| matches!(slot, Slot::Idle));
         while let Some(slot) = next
             && children.running < children.limit
         {
@@ -1511,10 +1282,7 @@ impl Core {
             };
             let input = match &map.selector {
                 Some(template) => {
-                    let given = Given {
-                        item: Some((slot, &item)),
-                        ..Given::default()
-                    };
+                    let given = Given { item: Some((slot, &item)), ..Given::default() };
                     self.fill(frame, state, template, Spot::Field("ItemSelector"), given)?
                 }
                 None => item.clone().into(),
@@ -1522,12 +1290,7 @@ impl Core {
             let started = if frame.silent {
                 previous
             } else {
-                self.event(
-                    previous,
-                    EventType::MapIterationStarted,
-                    Some(&state.name),
-                    iteration_details(state, slot),
-                )
+                self.event(previous, EventType::MapIterationStarted, Some(&state.name), iteration_details(state, slot))
             };
             let child = self.child(machine, frame, state, slot, map.group, input, started);
             if let Some(child) = self.frames.get_mut(&child) {
@@ -1540,32 +1303,14 @@ impl Core {
         Ok(())
     }
 
-    fn items(
-        &mut self,
-        frame: &mut Frame,
-        state: &State,
-        map: &MapState,
-    ) -> Result<Vec<Value>, Trouble> {
+    fn items(&mut self, frame: &mut Frame, state: &State, map: &MapState) -> Result<Vec<Value>, Trouble> {
         let value = match &map.items {
             Some(template) => {
-                let filled = self.fill(
-                    frame,
-                    state,
-                    template,
-                    Spot::Field("Items"),
-                    Given::default(),
-                )?;
+                let filled = self.fill(frame, state, template, Spot::Field("Items"), Given::default())?;
                 if let Template::Query(Query::Jsonata(expression)) = template
                     && !filled.value().is_array()
                 {
-                    return Err(unexpected_type(
-                        frame,
-                        state,
-                        expression.source(),
-                        "Items",
-                        "array",
-                        filled.value(),
-                    ));
+                    return Err(unexpected_type(frame, state, expression.source(), "Items", "array", filled.value()));
                 }
                 filled
             }
@@ -1574,10 +1319,8 @@ impl Core {
         match value.into_value() {
             Value::Array(items) => Ok(items),
             other => {
-                let cause = format!(
-                    "{}Map state input must be an array but was: {other}",
-                    while_executing(frame, state)
-                );
+                let cause =
+                    format!("{}Map state input must be an array but was: {other}", while_executing(frame, state));
                 Err(evaluation_trouble(cause, None))
             }
         }
@@ -1586,32 +1329,14 @@ impl Core {
     // ── leaving a state ─────────────────────────────────────────────────────────────────────────────────────────────
 
     /// Computes output and variables and leaves the state.
-    fn conclude(
-        &mut self,
-        frame: &mut Frame,
-        state: &State,
-        result: Option<Payload>,
-    ) -> Result<Turn, Trouble> {
-        let given = Given {
-            result: result.as_ref().map(Payload::value),
-            ..Given::default()
-        };
-        let assigned = self.assignments(
-            frame,
-            state,
-            state.assign.as_deref(),
-            Spot::Field("Assign"),
-            given,
-        )?;
+    fn conclude(&mut self, frame: &mut Frame, state: &State, result: Option<Payload>) -> Result<Turn, Trouble> {
+        let given = Given { result: result.as_ref().map(Payload::value), ..Given::default() };
+        let assigned = self.assignments(frame, state, state.assign.as_deref(), Spot::Field("Assign"), given)?;
         let output = match &state.flow.output {
             Some(template) => self.fill(frame, state, template, Spot::Field("Output"), given)?,
             None => result.clone().unwrap_or_else(|| frame.input.clone()),
         };
-        let next = if matches!(state.kind, StateKind::Succeed) {
-            Next::End
-        } else {
-            state.next
-        };
+        let next = if matches!(state.kind, StateKind::Succeed) { Next::End } else { state.next };
         self.leave(frame, state, output, assigned, next)
     }
 
@@ -1628,10 +1353,7 @@ impl Core {
                 "The state/task '{}' returned a result with a size exceeding the maximum number of bytes service limit.",
                 state.name
             );
-            return Err(Trouble {
-                kind: TroubleKind::Fatal,
-                ..Trouble::named("States.DataLimitExceeded", cause)
-            });
+            return Err(Trouble { kind: TroubleKind::Fatal, ..Trouble::named("States.DataLimitExceeded", cause) });
         }
         if let Some(exited) = exited_type(&state.kind) {
             let mut details = vec![
@@ -1641,10 +1363,8 @@ impl Core {
             ];
             if !assigned.is_empty() {
                 // AWS gives each variable as JSON text, without the space that separates the parts of the others.
-                let variables = assigned
-                    .iter()
-                    .map(|(name, value)| (name.to_string(), Value::String(value.to_text())))
-                    .collect();
+                let variables =
+                    assigned.iter().map(|(name, value)| (name.to_string(), Value::String(value.to_text()))).collect();
                 details.push(("assignedVariables", Detail::Object(variables)));
                 details.push(("assignedVariablesDetails", untruncated()));
             }
@@ -1664,14 +1384,7 @@ impl Core {
 
     // ── children ────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    fn child_ended(
-        &mut self,
-        machine: &Machine,
-        parent: FrameId,
-        slot: usize,
-        child: Frame,
-        output: Payload,
-    ) {
+    fn child_ended(&mut self, machine: &Machine, parent: FrameId, slot: usize, child: Frame, output: Payload) {
         let Some(mut frame) = self.frames.remove(&parent) else {
             return;
         };
@@ -1693,14 +1406,7 @@ impl Core {
             children.running -= 1;
             children.finished += 1;
             let outcome = match map {
-                Some(map) => self.start_iterations(
-                    machine,
-                    &mut frame,
-                    state,
-                    map,
-                    &mut children,
-                    child.previous,
-                ),
+                Some(map) => self.start_iterations(machine, &mut frame, state, map, &mut children, child.previous),
                 None => Ok(()),
             };
             match outcome {
@@ -1737,14 +1443,7 @@ impl Core {
         self.ready.push_back(frame.id);
     }
 
-    fn child_failed(
-        &mut self,
-        machine: &Machine,
-        parent: FrameId,
-        slot: usize,
-        child: Frame,
-        trouble: Trouble,
-    ) {
+    fn child_failed(&mut self, machine: &Machine, parent: FrameId, slot: usize, child: Frame, trouble: Trouble) {
         let Some(mut frame) = self.frames.remove(&parent) else {
             return;
         };
@@ -1762,23 +1461,14 @@ impl Core {
             children.running -= 1;
             self.abort_children(machine, &mut frame, &children, child.previous);
             frame.previous = child.previous;
-            frame.phase = Phase::Broken(Trouble {
-                kind: TroubleKind::Failure,
-                ..trouble
-            });
+            frame.phase = Phase::Broken(Trouble { kind: TroubleKind::Failure, ..trouble });
             self.ready.push_back(parent);
         }
         self.frames.insert(parent, frame);
     }
 
     /// Ends the children that are still at work, and theirs; every event points to the one that made it necessary.
-    fn abort_children(
-        &mut self,
-        machine: &Machine,
-        frame: &mut Frame,
-        children: &Children,
-        previous: u64,
-    ) {
+    fn abort_children(&mut self, machine: &Machine, frame: &mut Frame, children: &Children, previous: u64) {
         let state = &machine.groups[frame.group].states[frame.state];
         for (slot, child) in children.slots.iter().enumerate() {
             let Slot::Running(id) = child else { continue };
@@ -1790,9 +1480,7 @@ impl Core {
             if let Phase::Sleeping { timer, .. } = child.phase {
                 self.timers.remove(&timer);
             }
-            if let Phase::Children(grandchildren) =
-                std::mem::replace(&mut child.phase, Phase::Attempt)
-            {
+            if let Phase::Children(grandchildren) = std::mem::replace(&mut child.phase, Phase::Attempt) {
                 self.abort_children(machine, &mut child, &grandchildren, previous);
             }
             if frame.silent {
@@ -1805,12 +1493,7 @@ impl Core {
                 self.event(previous, aborted, Some(&inner.name), Vec::new());
             }
             if matches!(state.kind, StateKind::Map(_)) {
-                self.event(
-                    previous,
-                    EventType::MapIterationAborted,
-                    Some(&state.name),
-                    iteration_details(state, slot),
-                );
+                self.event(previous, EventType::MapIterationAborted, Some(&state.name), iteration_details(state, slot));
             }
         }
     }
@@ -1822,30 +1505,17 @@ impl Core {
             && !frame.silent
         {
             let mut details = failure_details(&trouble);
-            details.extend(
-                location
-                    .as_deref()
-                    .map(|location| ("location", Detail::Text(location.into()))),
-            );
+            details.extend(location.as_deref().map(|location| ("location", Detail::Text(location.into()))));
             details.push(("state", Detail::Text(Arc::clone(&state.name))));
             // Not `emit`: what fails on the way into a state points before the event that entered it.
             frame.entering = None;
-            frame.previous = self.event(
-                frame.previous,
-                EventType::EvaluationFailed,
-                Some(&state.name),
-                details,
-            );
+            frame.previous = self.event(frame.previous, EventType::EvaluationFailed, Some(&state.name), details);
         }
         if trouble.kind == TroubleKind::Fatal {
             return Turn::Fatal(trouble);
         }
         for (index, retrier) in state.retry.iter().enumerate() {
-            if !retrier
-                .errors
-                .iter()
-                .any(|pattern| trouble.matches(pattern))
-            {
+            if !retrier.errors.iter().any(|pattern| trouble.matches(pattern)) {
                 continue;
             }
             if frame.retries[index] >= retrier.max_attempts {
@@ -1860,35 +1530,25 @@ impl Core {
             frame.phase = Phase::Sleeping { timer, own: false };
             return Turn::Blocked;
         }
-        if let Some((index, catcher)) = state.catch.iter().enumerate().find(|(_, catcher)| {
-            catcher
-                .errors
-                .iter()
-                .any(|pattern| trouble.matches(pattern))
-        }) {
+        if let Some((index, catcher)) = state
+            .catch
+            .iter()
+            .enumerate()
+            .find(|(_, catcher)| catcher.errors.iter().any(|pattern| trouble.matches(pattern)))
+        {
             self.fail_compound(frame, state);
             return match self.caught(frame, state, index, catcher, &trouble) {
                 Ok(turn) => turn,
                 // What goes wrong while an error is handled is nobody's to handle.
-                Err(Trouble {
-                    kind: TroubleKind::Fatal,
-                    error,
-                    cause,
-                }) => Turn::Fatal(Trouble {
-                    kind: TroubleKind::Fatal,
-                    error,
-                    cause,
-                }),
+                Err(Trouble { kind: TroubleKind::Fatal, error, cause }) => {
+                    Turn::Fatal(Trouble { kind: TroubleKind::Fatal, error, cause })
+                }
                 Err(trouble) => {
                     if let TroubleKind::Evaluation(location) = &trouble.kind
                         && !frame.silent
                     {
                         let mut details = failure_details(&trouble);
-                        details.extend(
-                            location
-                                .as_deref()
-                                .map(|location| ("location", Detail::Text(location.into()))),
-                        );
+                        details.extend(location.as_deref().map(|location| ("location", Detail::Text(location.into()))));
                         details.push(("state", Detail::Text(Arc::clone(&state.name))));
                         self.emit(frame, EventType::EvaluationFailed, state, details);
                     }
@@ -1904,9 +1564,7 @@ impl Core {
     fn fail_compound(&mut self, frame: &mut Frame, state: &State) {
         match state.kind {
             StateKind::Map(_) => self.emit(frame, EventType::MapStateFailed, state, Vec::new()),
-            StateKind::Parallel { .. } => {
-                self.emit(frame, EventType::ParallelStateFailed, state, Vec::new())
-            }
+            StateKind::Parallel { .. } => self.emit(frame, EventType::ParallelStateFailed, state, Vec::new()),
             _ => {}
         }
     }
@@ -1920,11 +1578,7 @@ impl Core {
         }
         // A year and more is as good as never, and keeps the arithmetic finite.
         delay = delay.min(31_622_400.0);
-        if retrier.full_jitter {
-            delay * self.random.fraction()
-        } else {
-            delay
-        }
+        if retrier.full_jitter { delay * self.random.fraction() } else { delay }
     }
 
     fn caught(
@@ -1936,21 +1590,11 @@ impl Core {
         trouble: &Trouble,
     ) -> Result<Turn, Trouble> {
         let text = |part: &Option<Arc<str>>| part.as_deref().map_or(Value::Null, Value::from);
-        let error_output =
-            Payload::from(json!({"Error": text(&trouble.error), "Cause": text(&trouble.cause)}));
-        let given = Given {
-            error: Some(error_output.value()),
-            ..Given::default()
-        };
+        let error_output = Payload::from(json!({"Error": text(&trouble.error), "Cause": text(&trouble.cause)}));
+        let given = Given { error: Some(error_output.value()), ..Given::default() };
         let catches = Spot::Field("Catch");
         let at = Spot::Index(&catches, index);
-        let assigned = self.assignments(
-            frame,
-            state,
-            catcher.assign.as_deref(),
-            Spot::Key(&at, "Assign"),
-            given,
-        )?;
+        let assigned = self.assignments(frame, state, catcher.assign.as_deref(), Spot::Key(&at, "Assign"), given)?;
         let output = match &catcher.output {
             Some(template) => self.fill(frame, state, template, Spot::Key(&at, "Output"), given)?,
             None => error_output.clone(),
@@ -1962,13 +1606,7 @@ impl Core {
 
     fn arguments(&mut self, frame: &Frame, state: &State) -> Result<Payload, Trouble> {
         match &state.flow.arguments {
-            Some(template) => self.fill(
-                frame,
-                state,
-                template,
-                Spot::Field("Arguments"),
-                Given::default(),
-            ),
+            Some(template) => self.fill(frame, state, template, Spot::Field("Arguments"), Given::default()),
             None => Ok(frame.input.clone()),
         }
     }
@@ -1987,9 +1625,7 @@ impl Core {
             Some(Amount::Query(query)) => query,
         };
         let value = self.answer(frame, state, query, Spot::Field(field), Given::default())?;
-        let whole = value
-            .as_u64()
-            .filter(|number| *number >= least && *number <= 99_999_999);
+        let whole = value.as_u64().filter(|number| *number >= least && *number <= 99_999_999);
         match (whole, query) {
             (Some(number), _) => Ok(Some(number)),
             (None, Query::Jsonata(expression)) if value.is_number() => {
@@ -2000,14 +1636,9 @@ impl Core {
                 );
                 Err(evaluation_trouble(cause, Some(field.to_owned())))
             }
-            (None, Query::Jsonata(expression)) => Err(unexpected_type(
-                frame,
-                state,
-                expression.source(),
-                field,
-                "integer",
-                &value,
-            )),
+            (None, Query::Jsonata(expression)) => {
+                Err(unexpected_type(frame, state, expression.source(), field, "integer", &value))
+            }
             (None, Query::Path(_)) => Err(Trouble::runtime(while_executing(frame, state))),
         }
     }
@@ -2025,10 +1656,7 @@ impl Core {
         };
         let mut assigned = Vec::with_capacity(assign.len());
         for (name, template) in assign {
-            assigned.push((
-                Arc::clone(name),
-                self.fill(frame, state, template, Spot::Key(&spot, name), given)?,
-            ));
+            assigned.push((Arc::clone(name), self.fill(frame, state, template, Spot::Key(&spot, name), given)?));
         }
         Ok(assigned)
     }
@@ -2048,9 +1676,7 @@ impl Core {
         let outcome = {
             let view = self.view(frame, state, given);
             let now = self.now;
-            template.fill_payload(spot, &mut |query, spot| {
-                evaluate(&view, query, spot, now, &mut random)
-            })
+            template.fill_payload(spot, &mut |query, spot| evaluate(&view, query, spot, now, &mut random))
         };
         self.random = random;
         outcome
@@ -2110,19 +1736,11 @@ impl Core {
         while let Some(current) = holder
             && item.is_none()
         {
-            item = current
-                .item
-                .as_ref()
-                .map(|(index, payload)| (*index, payload.value().clone()));
-            holder = current
-                .parent
-                .and_then(|(parent, _)| self.frames.get(&parent));
+            item = current.item.as_ref().map(|(index, payload)| (*index, payload.value().clone()));
+            holder = current.parent.and_then(|(parent, _)| self.frames.get(&parent));
         }
         if let Some((index, value)) = item {
-            members.insert(
-                "Map".to_owned(),
-                json!({"Item": {"Index": index, "Value": value}}),
-            );
+            members.insert("Map".to_owned(), json!({"Item": {"Index": index, "Value": value}}));
         }
         context
     }
@@ -2136,45 +1754,33 @@ fn evaluate(
     random: &mut Random,
 ) -> Result<Value, Trouble> {
     match query {
-        Query::Jsonata(expression) => expression
-            .evaluate(view, Surroundings { now, random })
-            .map_err(|error| {
-                let field = spot.spell();
-                let start = format!(
-                    "{}The JSONata expression '{}' specified for the field '{field}' ",
-                    while_executing(view.frame, view.state),
-                    expression.source()
-                );
-                let cause = match error {
-                    EvaluationError::Undefined => format!("{start}returned nothing (undefined)."),
-                    EvaluationError::Function => {
-                        format!("{start}returned an unsupported result type.")
-                    }
-                    EvaluationError::Thrown(message) => {
-                        format!("{start}threw an error during evaluation. {message}")
-                    }
-                };
-                evaluation_trouble(cause, Some(field))
-            }),
+        Query::Jsonata(expression) => expression.evaluate(view, Surroundings { now, random }).map_err(|error| {
+            let field = spot.spell();
+            let start = format!(
+                "{}The JSONata expression '{}' specified for the field '{field}' ",
+                while_executing(view.frame, view.state),
+                expression.source()
+            );
+            let cause = match error {
+                EvaluationError::Undefined => format!("{start}returned nothing (undefined)."),
+                EvaluationError::Function => {
+                    format!("{start}returned an unsupported result type.")
+                }
+                EvaluationError::Thrown(message) => {
+                    format!("{start}threw an error during evaluation. {message}")
+                }
+            };
+            evaluation_trouble(cause, Some(field))
+        }),
         Query::Path(_) => Err(Trouble::runtime("JSONPath is not supported yet")),
     }
 }
 
 fn evaluation_trouble(cause: String, location: Option<String>) -> Trouble {
-    Trouble {
-        kind: TroubleKind::Evaluation(location),
-        ..Trouble::named("States.QueryEvaluationError", cause)
-    }
+    Trouble { kind: TroubleKind::Evaluation(location), ..Trouble::named("States.QueryEvaluationError", cause) }
 }
 
-fn unexpected_type(
-    frame: &Frame,
-    state: &State,
-    source: &str,
-    field: &str,
-    expected: &str,
-    value: &Value,
-) -> Trouble {
+fn unexpected_type(frame: &Frame, state: &State, source: &str, field: &str, expected: &str, value: &Value) -> Trouble {
     let kind = match value {
         Value::Null => "null",
         Value::Bool(_) => "boolean",
@@ -2210,26 +1816,13 @@ fn push_output(details: &mut Vec<(&'static str, Detail)>, output: Payload) {
 
 fn failure_details(trouble: &Trouble) -> Vec<(&'static str, Detail)> {
     let mut details = Vec::with_capacity(2);
-    details.extend(
-        trouble
-            .error
-            .as_ref()
-            .map(|error| ("error", Detail::Text(Arc::clone(error)))),
-    );
-    details.extend(
-        trouble
-            .cause
-            .as_ref()
-            .map(|cause| ("cause", Detail::Text(Arc::clone(cause)))),
-    );
+    details.extend(trouble.error.as_ref().map(|error| ("error", Detail::Text(Arc::clone(error)))));
+    details.extend(trouble.cause.as_ref().map(|cause| ("cause", Detail::Text(Arc::clone(cause)))));
     details
 }
 
 fn iteration_details(state: &State, index: usize) -> Vec<(&'static str, Detail)> {
-    vec![
-        ("name", Detail::Text(Arc::clone(&state.name))),
-        ("index", Detail::Number(index as u64)),
-    ]
+    vec![("name", Detail::Text(Arc::clone(&state.name))), ("index", Detail::Number(index as u64))]
 }
 
 #[derive(Clone, Copy)]
@@ -2265,9 +1858,7 @@ fn task_event(resource: &Resource, moment: TaskMoment) -> (EventType, Vec<(&'sta
             };
             return (event_type, Vec::new());
         }
-        ResourceKind::Integration {
-            service, action, ..
-        } => (Arc::clone(service), Arc::clone(action)),
+        ResourceKind::Integration { service, action, .. } => (Arc::clone(service), Arc::clone(action)),
         ResourceKind::Other => (Arc::from("other"), Arc::clone(&resource.arn)),
     };
     let event_type = match moment {
@@ -2278,13 +1869,7 @@ fn task_event(resource: &Resource, moment: TaskMoment) -> (EventType, Vec<(&'sta
         TaskMoment::Failed => EventType::TaskFailed,
         TaskMoment::TimedOut => EventType::TaskTimedOut,
     };
-    (
-        event_type,
-        vec![
-            ("resourceType", Detail::Text(service)),
-            ("resource", Detail::Text(action)),
-        ],
-    )
+    (event_type, vec![("resourceType", Detail::Text(service)), ("resource", Detail::Text(action))])
 }
 
 fn entered_type(kind: &StateKind) -> EventType {

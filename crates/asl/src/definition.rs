@@ -107,23 +107,13 @@ pub(crate) enum ResultPath {
 
 #[derive(Debug)]
 pub(crate) enum StateKind {
-    Pass {
-        result: Option<Payload>,
-    },
+    Pass { result: Option<Payload> },
     Task(Box<Task>),
-    Choice {
-        rules: Vec<Rule>,
-        default: Option<usize>,
-    },
+    Choice { rules: Vec<Rule>, default: Option<usize> },
     Wait(Wait),
     Succeed,
-    Fail {
-        error: Option<Template>,
-        cause: Option<Template>,
-    },
-    Parallel {
-        branches: Vec<usize>,
-    },
+    Fail { error: Option<Template>, cause: Option<Template> },
+    Parallel { branches: Vec<usize> },
     Map(Box<MapState>),
 }
 
@@ -300,12 +290,8 @@ impl Resource {
             "states" => {
                 // `lambda:invoke`, `aws-sdk:dynamodb:getItem`, `states:startExecution.sync:2`
                 let (service, action) = match rest.strip_prefix("aws-sdk:") {
-                    Some(sdk) => sdk
-                        .split_once(':')
-                        .map(|(service, action)| (format!("aws-sdk:{service}"), action))?,
-                    None => rest
-                        .split_once(':')
-                        .map(|(service, action)| (service.to_owned(), action))?,
+                    Some(sdk) => sdk.split_once(':').map(|(service, action)| (format!("aws-sdk:{service}"), action))?,
+                    None => rest.split_once(':').map(|(service, action)| (service.to_owned(), action))?,
                 };
                 let pattern = if action.ends_with(".waitForTaskToken") {
                     Pattern::WaitForTaskToken
@@ -314,29 +300,16 @@ impl Resource {
                 } else {
                     Pattern::RequestResponse
                 };
-                ResourceKind::Integration {
-                    service: service.into(),
-                    action: action.into(),
-                    pattern,
-                }
+                ResourceKind::Integration { service: service.into(), action: action.into(), pattern }
             }
             _ => ResourceKind::Other,
         };
-        Some(Resource {
-            arn: arn.into(),
-            kind,
-        })
+        Some(Resource { arn: arn.into(), kind })
     }
 
     /// Whether the task ends only when its token is returned.
     pub fn waits_for_token(&self) -> bool {
-        matches!(
-            self.kind,
-            ResourceKind::Integration {
-                pattern: Pattern::WaitForTaskToken,
-                ..
-            }
-        )
+        matches!(self.kind, ResourceKind::Integration { pattern: Pattern::WaitForTaskToken, .. })
     }
 
     /// Whether this is the optimised Lambda integration, `arn:aws:states:::lambda:invoke…`.
@@ -361,12 +334,7 @@ pub(crate) enum Placeholders {
 
 /// Compiles, collecting problems; the machine is there whenever its structure could be understood at all.
 pub(crate) fn compile(text: &str, placeholders: Placeholders) -> (Option<Machine>, Vec<Problem>) {
-    let mut compiler = Compiler {
-        problems: Vec::new(),
-        groups: Vec::new(),
-        names: HashSet::new(),
-        placeholders,
-    };
+    let mut compiler = Compiler { problems: Vec::new(), groups: Vec::new(), names: HashSet::new(), placeholders };
     if text.len() > MAX_DEFINITION_BYTES {
         let place = Place { line: 1, column: 1 };
         compiler.error(
@@ -380,20 +348,13 @@ pub(crate) fn compile(text: &str, placeholders: Placeholders) -> (Option<Machine
     let root = match source::read(text) {
         Ok(root) => root,
         Err(error) => {
-            compiler.error(
-                "not-json",
-                error.place,
-                "",
-                format!("this is not JSON: {}", error.message),
-            );
+            compiler.error("not-json", error.place, "", format!("this is not JSON: {}", error.message));
             return (None, compiler.problems);
         }
     };
     compiler.duplicates(&root, "");
     let machine = compiler.machine(&root, text);
-    compiler
-        .problems
-        .sort_by_key(|problem| (problem.line, problem.column));
+    compiler.problems.sort_by_key(|problem| (problem.line, problem.column));
     (machine, compiler.problems)
 }
 
@@ -422,27 +383,14 @@ impl Compiler {
         path: impl Into<String>,
         message: impl Into<String>,
     ) {
-        self.problems
-            .push(Problem::new(severity, code, place, path, message));
+        self.problems.push(Problem::new(severity, code, place, path, message));
     }
 
-    fn error(
-        &mut self,
-        code: &'static str,
-        place: Place,
-        path: impl Into<String>,
-        message: impl Into<String>,
-    ) {
+    fn error(&mut self, code: &'static str, place: Place, path: impl Into<String>, message: impl Into<String>) {
         self.report(Severity::Error, code, place, path, message);
     }
 
-    fn warn(
-        &mut self,
-        code: &'static str,
-        place: Place,
-        path: impl Into<String>,
-        message: impl Into<String>,
-    ) {
+    fn warn(&mut self, code: &'static str, place: Place, path: impl Into<String>, message: impl Into<String>) {
         self.report(Severity::Warning, code, place, path, message);
     }
 
@@ -453,7 +401,12 @@ impl Compiler {
                 for member in members {
                     let at = join(path, &member.key);
                     if !seen.insert(member.key.as_str()) {
-                        self.error("duplicate-key", member.place, &at, format!("`{}` is there twice, and only the last one would count: remove one", member.key));
+                        self.error(
+                            "duplicate-key",
+                            member.place,
+                            &at,
+                            format!("`{}` is there twice, and only the last one would count: remove one", member.key),
+                        );
                     }
                     self.duplicates(&member.value, &at);
                 }
@@ -473,10 +426,7 @@ impl Compiler {
                 "not-a-machine",
                 root.place,
                 "",
-                format!(
-                    "a state machine is an object with `StartAt` and `States`, this is {}",
-                    root.kind_name()
-                ),
+                format!("a state machine is an object with `StartAt` and `States`, this is {}", root.kind_name()),
             );
             return None;
         };
@@ -484,26 +434,14 @@ impl Compiler {
             members,
             "",
             "a state machine",
-            &[
-                "Comment",
-                "QueryLanguage",
-                "StartAt",
-                "States",
-                "TimeoutSeconds",
-                "Version",
-            ],
+            &["Comment", "QueryLanguage", "StartAt", "States", "TimeoutSeconds", "Version"],
         );
         let language = self.language(root, "", QueryLanguage::JSONPath, None);
         let timeout_seconds = self.whole_number(root, "", "TimeoutSeconds", 0, MAX_SECONDS);
         if let Some(version) = root.get("Version")
             && version.as_str() != Some("1.0")
         {
-            self.error(
-                "bad-version",
-                version.place,
-                "/Version",
-                "`Version` is \"1.0\": correct it or leave it out",
-            );
+            self.error("bad-version", version.place, "/Version", "`Version` is \"1.0\": correct it or leave it out");
         }
         let comment = self.text(root, "", "Comment");
         let top = self.group(root, "", language)?;
@@ -574,21 +512,12 @@ impl Compiler {
     fn group(&mut self, node: &Node, path: &str, language: QueryLanguage) -> Option<usize> {
         let index = self.groups.len();
         let comment = self.text(node, path, "Comment");
-        self.groups.push(Group {
-            states: Vec::new(),
-            start: 0,
-            comment,
-        });
+        self.groups.push(Group { states: Vec::new(), start: 0, comment });
         let start = node.get("StartAt");
         let states = match node.get("States") {
             Some(states) => states,
             None => {
-                self.error(
-                    "missing-field",
-                    node.place,
-                    path,
-                    "`States` is missing: name the states and what they do",
-                );
+                self.error("missing-field", node.place, path, "`States` is missing: name the states and what they do");
                 return None;
             }
         };
@@ -598,10 +527,7 @@ impl Compiler {
                 "bad-type",
                 states.place,
                 &states_path,
-                format!(
-                    "`States` is an object of states by name, this is {}",
-                    states.kind_name()
-                ),
+                format!("`States` is an object of states by name, this is {}", states.kind_name()),
             );
             return None;
         };
@@ -636,12 +562,7 @@ impl Compiler {
                 );
             }
             if member.key.trim().is_empty() {
-                self.error(
-                    "bad-name",
-                    member.place,
-                    &at,
-                    "a state needs a name that is not blank",
-                );
+                self.error("bad-name", member.place, &at, "a state needs a name that is not blank");
             }
             if !self.names.insert(member.key.clone()) {
                 self.error("duplicate-name", member.place, &at, format!("`{}` is also the name of a state elsewhere in this machine: names are unique in the whole machine, rename one", member.key));
@@ -653,40 +574,33 @@ impl Compiler {
         }
         let start = match start {
             None => {
-                self.error(
-                    "missing-field",
-                    node.place,
-                    path,
-                    "`StartAt` is missing: name the first state",
-                );
+                self.error("missing-field", node.place, path, "`StartAt` is missing: name the first state");
                 None
             }
-            Some(field) => {
-                match field.as_str() {
+            Some(field) => match field.as_str() {
+                None => {
+                    self.error(
+                        "bad-type",
+                        field.place,
+                        join(path, "StartAt"),
+                        format!("`StartAt` is the name of a state, this is {}", field.kind_name()),
+                    );
+                    None
+                }
+                Some(name) => match siblings.get(name) {
+                    Some(index) => Some(*index),
                     None => {
+                        let hint = hint(name, siblings.keys());
                         self.error(
-                            "bad-type",
+                            "missing-target",
                             field.place,
                             join(path, "StartAt"),
-                            format!(
-                                "`StartAt` is the name of a state, this is {}",
-                                field.kind_name()
-                            ),
+                            format!("`StartAt` names `{name}`, which is not a state here: {hint}"),
                         );
                         None
                     }
-                    Some(name) => {
-                        match siblings.get(name) {
-                            Some(index) => Some(*index),
-                            None => {
-                                let hint = hint(name, siblings.keys());
-                                self.error("missing-target", field.place, join(path, "StartAt"), format!("`StartAt` names `{name}`, which is not a state here: {hint}"));
-                                None
-                            }
-                        }
-                    }
-                }
-            }
+                },
+            },
         };
         if !whole {
             return None;
@@ -708,23 +622,30 @@ impl Compiler {
             open.extend(targets(&states[index]));
         }
         for (state, reached) in states.iter().zip(&reached) {
-            if !reached
-                && let Some(member) = members.iter().find(|member| *member.key == *state.name)
-            {
-                self.error("unreachable", member.place, join(path, &member.key), format!("nothing leads to `{}`: point a `Next`, `Default` or `Catch` at it, or remove it", member.key));
+            if !reached && let Some(member) = members.iter().find(|member| *member.key == *state.name) {
+                self.error(
+                    "unreachable",
+                    member.place,
+                    join(path, &member.key),
+                    format!(
+                        "nothing leads to `{}`: point a `Next`, `Default` or `Catch` at it, or remove it",
+                        member.key
+                    ),
+                );
             }
         }
         // A machine in which no state can end runs until it is stopped.
         let ends = |state: &State| {
-            state.next == Next::End
-                || matches!(state.kind, StateKind::Succeed | StateKind::Fail { .. })
+            state.next == Next::End || matches!(state.kind, StateKind::Succeed | StateKind::Fail { .. })
         };
-        let any_end = states
-            .iter()
-            .zip(&reached)
-            .any(|(state, reached)| *reached && ends(state));
+        let any_end = states.iter().zip(&reached).any(|(state, reached)| *reached && ends(state));
         if !any_end && let Some(member) = members.first() {
-            self.error("no-end", member.place, path, "no state here ends: give one of them `\"End\": true`, or add a Succeed or Fail state");
+            self.error(
+                "no-end",
+                member.place,
+                path,
+                "no state here ends: give one of them `\"End\": true`, or add a Succeed or Fail state",
+            );
         }
     }
 
@@ -744,21 +665,11 @@ impl Compiler {
         }
     }
 
-    fn whole_number(
-        &mut self,
-        node: &Node,
-        path: &str,
-        field: &str,
-        least: u64,
-        most: u64,
-    ) -> Option<u64> {
+    fn whole_number(&mut self, node: &Node, path: &str, field: &str, least: u64, most: u64) -> Option<u64> {
         let value = node.get(field)?;
         let number = match &value.kind {
             Kind::Number(number) => number.as_u64().or_else(|| {
-                number
-                    .as_f64()
-                    .filter(|float| float.fract() == 0.0 && *float >= 0.0)
-                    .map(|float| float as u64)
+                number.as_f64().filter(|float| float.fract() == 0.0 && *float >= 0.0).map(|float| float as u64)
             }),
             _ => None,
         };
@@ -792,8 +703,7 @@ impl Compiler {
                 .jsonata_text(text, value.place, &join(&scene.path, field))
                 .map(|expression| Amount::Query(Query::Jsonata(expression)));
         }
-        self.whole_number(scene.node, &scene.path, field, least, most)
-            .map(Amount::Fixed)
+        self.whole_number(scene.node, &scene.path, field, least, most).map(Amount::Fixed)
     }
 
     /// The `…Path` companion of a number, in JSONPath.
@@ -806,11 +716,7 @@ impl Compiler {
         most: u64,
     ) -> Option<Amount> {
         let amount = self.amount(scene, fixed, least, most);
-        let Some(value) = scene
-            .node
-            .get(path_field)
-            .filter(|_| scene.language == QueryLanguage::JSONPath)
-        else {
+        let Some(value) = scene.node.get(path_field).filter(|_| scene.language == QueryLanguage::JSONPath) else {
             return amount;
         };
         if scene.node.get(fixed).is_some() {
@@ -825,22 +731,13 @@ impl Compiler {
             .map(|query| Amount::Query(Query::Path(query)))
     }
 
-    fn path_query(
-        &mut self,
-        value: &Node,
-        path: &str,
-        field: &str,
-        intrinsics: bool,
-    ) -> Option<jsonpath::Query> {
+    fn path_query(&mut self, value: &Node, path: &str, field: &str, intrinsics: bool) -> Option<jsonpath::Query> {
         let Some(text) = value.as_str() else {
             self.error(
                 "bad-type",
                 value.place,
                 path,
-                format!(
-                    "`{field}` is a path such as \"$.field\", this is {}",
-                    value.kind_name()
-                ),
+                format!("`{field}` is a path such as \"$.field\", this is {}", value.kind_name()),
             );
             return None;
         };
@@ -863,12 +760,7 @@ impl Compiler {
         match Expression::parse(source) {
             Ok(expression) => Some(expression),
             Err(why) => {
-                self.error(
-                    "bad-jsonata",
-                    place,
-                    path,
-                    format!("the JSONata expression cannot be used: {why}"),
-                );
+                self.error("bad-jsonata", place, path, format!("the JSONata expression cannot be used: {why}"));
                 None
             }
         }
@@ -886,9 +778,9 @@ impl Compiler {
 
     fn jsonata_template(&mut self, value: &Node, path: &str) -> Option<Template> {
         let template = match &value.kind {
-            Kind::String(text) if jsonata::delimited(text).is_some() => Template::Query(
-                Query::Jsonata(self.jsonata_text(text, value.place, path)?),
-            ),
+            Kind::String(text) if jsonata::delimited(text).is_some() => {
+                Template::Query(Query::Jsonata(self.jsonata_text(text, value.place, path)?))
+            }
             Kind::String(text) => {
                 if jsonata::half_delimited(text) {
                     self.error("bad-jsonata", value.place, path, "an expression begins with `{%` and ends with `%}`, with nothing before or after: add what is missing");
@@ -937,18 +829,13 @@ impl Compiler {
                                     "conflict",
                                     member.place,
                                     &at,
-                                    format!(
-                                        "`{key}` and `{key}.$` would both set `{key}`: keep one"
-                                    ),
+                                    format!("`{key}` and `{key}.$` would both set `{key}`: keep one"),
                                 );
                             }
                             let query = self.path_query(&member.value, &at, &member.key, true)?;
                             filled.push((key.into(), Template::Query(Query::Path(query))));
                         }
-                        None => filled.push((
-                            member.key.as_str().into(),
-                            self.path_template(&member.value, &at)?,
-                        )),
+                        None => filled.push((member.key.as_str().into(), self.path_template(&member.value, &at)?)),
                     }
                 }
                 collapse_object(filled)
@@ -965,10 +852,7 @@ impl Compiler {
                 "bad-type",
                 value.place,
                 &path,
-                format!(
-                    "`Assign` is an object of variables, this is {}",
-                    value.kind_name()
-                ),
+                format!("`Assign` is an object of variables, this is {}", value.kind_name()),
             );
             return None;
         };
@@ -995,22 +879,15 @@ impl Compiler {
     }
 
     fn input_path(&mut self, scene: &Scene<'_>, field: &str) -> Option<InputPath> {
-        let value = scene
-            .node
-            .get(field)
-            .filter(|_| scene.language == QueryLanguage::JSONPath)?;
+        let value = scene.node.get(field).filter(|_| scene.language == QueryLanguage::JSONPath)?;
         if matches!(value.kind, Kind::Null) {
             return Some(InputPath::Nothing);
         }
-        self.path_query(value, &join(&scene.path, field), field, false)
-            .map(InputPath::Path)
+        self.path_query(value, &join(&scene.path, field), field, false).map(InputPath::Path)
     }
 
     fn result_path(&mut self, scene: &Scene<'_>) -> Option<ResultPath> {
-        let value = scene
-            .node
-            .get("ResultPath")
-            .filter(|_| scene.language == QueryLanguage::JSONPath)?;
+        let value = scene.node.get("ResultPath").filter(|_| scene.language == QueryLanguage::JSONPath)?;
         let path = join(&scene.path, "ResultPath");
         if matches!(value.kind, Kind::Null) {
             return Some(ResultPath::Discard);
@@ -1020,22 +897,14 @@ impl Compiler {
                 "bad-type",
                 value.place,
                 &path,
-                format!(
-                    "`ResultPath` is a reference path or null, this is {}",
-                    value.kind_name()
-                ),
+                format!("`ResultPath` is a reference path or null, this is {}", value.kind_name()),
             );
             return None;
         };
         match jsonpath::Reference::parse(text) {
             Ok(reference) => Some(ResultPath::Path(reference)),
             Err(why) => {
-                self.error(
-                    "bad-path",
-                    value.place,
-                    &path,
-                    format!("`{text}` is not a reference path: {why}"),
-                );
+                self.error("bad-path", value.place, &path, format!("`{text}` is not a reference path: {why}"));
                 None
             }
         }
@@ -1049,10 +918,7 @@ impl Compiler {
                 "bad-type",
                 value.place,
                 &at,
-                format!(
-                    "`{field}` is the name of a state, this is {}",
-                    value.kind_name()
-                ),
+                format!("`{field}` is the name of a state, this is {}", value.kind_name()),
             );
             return None;
         };
@@ -1091,9 +957,7 @@ impl Compiler {
                 );
                 None
             }
-            (Some(_), None) => self
-                .target(scene, scene.node, &scene.path, "Next")
-                .map(Next::State),
+            (Some(_), None) => self.target(scene, scene.node, &scene.path, "Next").map(Next::State),
             (None, Some(end)) => match end.kind {
                 Kind::Bool(true) => Some(Next::End),
                 _ => {
@@ -1118,38 +982,30 @@ impl Compiler {
     ) -> Option<State> {
         let node = &member.value;
         let Some(members) = node.as_object() else {
-            self.error(
-                "bad-type",
-                node.place,
-                path,
-                format!("a state is an object, this is {}", node.kind_name()),
-            );
+            self.error("bad-type", node.place, path, format!("a state is an object, this is {}", node.kind_name()));
             return None;
         };
         let language = self.language(node, path, inherited, Some(inherited));
-        let scene = Scene {
-            node,
-            path: path.to_owned(),
-            language,
-            siblings,
-        };
+        let scene = Scene { node, path: path.to_owned(), language, siblings };
         let Some(kind_field) = node.get("Type") else {
-            self.error("missing-field", member.place, path, format!("`{}` has no `Type`: it is one of Pass, Task, Choice, Wait, Succeed, Fail, Parallel, Map", member.key));
+            self.error(
+                "missing-field",
+                member.place,
+                path,
+                format!(
+                    "`{}` has no `Type`: it is one of Pass, Task, Choice, Wait, Succeed, Fail, Parallel, Map",
+                    member.key
+                ),
+            );
             return None;
         };
         let kind_name = kind_field.as_str().unwrap_or_default();
         let Some(fields) = fields(kind_name, language) else {
-            let hint = match nearest(
-                kind_name,
-                &[
-                    "Pass", "Task", "Choice", "Wait", "Succeed", "Fail", "Parallel", "Map",
-                ],
-            ) {
-                Some(near) => format!("did you mean `{near}`?"),
-                None => {
-                    "it is one of Pass, Task, Choice, Wait, Succeed, Fail, Parallel, Map".to_owned()
-                }
-            };
+            let hint =
+                match nearest(kind_name, &["Pass", "Task", "Choice", "Wait", "Succeed", "Fail", "Parallel", "Map"]) {
+                    Some(near) => format!("did you mean `{near}`?"),
+                    None => "it is one of Pass, Task, Choice, Wait, Succeed, Fail, Parallel, Map".to_owned(),
+                };
             self.error(
                 "bad-value",
                 kind_field.place,
@@ -1171,18 +1027,13 @@ impl Compiler {
             if other.is_some_and(|other| other.contains(&field.key.as_str())) {
                 let advice = match language {
                     QueryLanguage::JSONata => "write it with `Arguments`, `Output` and `{% … %}`",
-                    QueryLanguage::JSONPath => {
-                        "set `\"QueryLanguage\": \"JSONata\"` or use the fields of JSONPath"
-                    }
+                    QueryLanguage::JSONPath => "set `\"QueryLanguage\": \"JSONata\"` or use the fields of JSONPath",
                 };
                 self.error(
                     "wrong-language",
                     field.place,
                     at,
-                    format!(
-                        "`{}` is not a field of a {kind_name} state in {language:?}: {advice}",
-                        field.key
-                    ),
+                    format!("`{}` is not a field of a {kind_name} state in {language:?}: {advice}", field.key),
                 );
             } else {
                 let hint = match nearest(&field.key, &fields) {
@@ -1204,22 +1055,10 @@ impl Compiler {
             _ => self.next(&scene, member.place).unwrap_or(Next::End),
         };
         let assign = self.assign(&scene);
-        let arguments_field = if language == QueryLanguage::JSONata {
-            "Arguments"
-        } else {
-            "Parameters"
-        };
+        let arguments_field = if language == QueryLanguage::JSONata { "Arguments" } else { "Parameters" };
         let flow = Flow {
-            output: if language == QueryLanguage::JSONata {
-                self.template(&scene, "Output")
-            } else {
-                None
-            },
-            arguments: if kind_name == "Map" {
-                None
-            } else {
-                self.template(&scene, arguments_field)
-            },
+            output: if language == QueryLanguage::JSONata { self.template(&scene, "Output") } else { None },
+            arguments: if kind_name == "Map" { None } else { self.template(&scene, arguments_field) },
             input_path: self.input_path(&scene, "InputPath"),
             output_path: self.input_path(&scene, "OutputPath"),
             result_selector: if language == QueryLanguage::JSONPath {
@@ -1232,9 +1071,7 @@ impl Compiler {
         let retry = self.retriers(&scene);
         let catch = self.catchers(&scene);
         let kind = match kind_name {
-            "Pass" => Some(StateKind::Pass {
-                result: node.get("Result").map(|result| result.to_value().into()),
-            }),
+            "Pass" => Some(StateKind::Pass { result: node.get("Result").map(|result| result.to_value().into()) }),
             "Task" => self.task(&scene, member.place),
             "Choice" => self.choice(&scene, member.place),
             "Wait" => self.wait(&scene, member.place),
@@ -1261,21 +1098,13 @@ impl Compiler {
     }
 
     fn error_count(&self) -> usize {
-        self.problems
-            .iter()
-            .filter(|problem| problem.severity == Severity::Error)
-            .count()
+        self.problems.iter().filter(|problem| problem.severity == Severity::Error).count()
     }
 
     fn task(&mut self, scene: &Scene<'_>, place: Place) -> Option<StateKind> {
         let resource = match scene.node.get("Resource") {
             None => {
-                self.error(
-                    "missing-field",
-                    place,
-                    &scene.path,
-                    "a Task needs a `Resource`: the ARN of what it calls",
-                );
+                self.error("missing-field", place, &scene.path, "a Task needs a `Resource`: the ARN of what it calls");
                 None
             }
             Some(value) => {
@@ -1286,10 +1115,10 @@ impl Compiler {
                             self.error("unfilled-substitution", value.place, at, format!("`{text}` has not been filled in: give the substitution a value before the machine runs"));
                             None
                         } else {
-                            Some(Resource::parse(text).unwrap_or(Resource {
-                                arn: text.into(),
-                                kind: ResourceKind::Other,
-                            }))
+                            Some(
+                                Resource::parse(text)
+                                    .unwrap_or(Resource { arn: text.into(), kind: ResourceKind::Other }),
+                            )
                         }
                     }
                     Some(text) => match Resource::parse(text) {
@@ -1304,32 +1133,16 @@ impl Compiler {
                             "bad-type",
                             value.place,
                             at,
-                            format!(
-                                "`Resource` is the ARN of what is called, this is {}",
-                                value.kind_name()
-                            ),
+                            format!("`Resource` is the ARN of what is called, this is {}", value.kind_name()),
                         );
                         None
                     }
                 }
             }
         };
-        let timeout = self.amount_path(
-            scene,
-            "TimeoutSeconds",
-            "TimeoutSecondsPath",
-            1,
-            MAX_SECONDS,
-        );
-        let heartbeat = self.amount_path(
-            scene,
-            "HeartbeatSeconds",
-            "HeartbeatSecondsPath",
-            1,
-            MAX_SECONDS,
-        );
-        if let (Some(Amount::Fixed(timeout)), Some(Amount::Fixed(heartbeat))) =
-            (&timeout, &heartbeat)
+        let timeout = self.amount_path(scene, "TimeoutSeconds", "TimeoutSecondsPath", 1, MAX_SECONDS);
+        let heartbeat = self.amount_path(scene, "HeartbeatSeconds", "HeartbeatSecondsPath", 1, MAX_SECONDS);
+        if let (Some(Amount::Fixed(timeout)), Some(Amount::Fixed(heartbeat))) = (&timeout, &heartbeat)
             && heartbeat >= timeout
             && let Some(field) = scene.node.get("HeartbeatSeconds")
         {
@@ -1341,24 +1154,14 @@ impl Compiler {
             );
         }
         let credentials = self.template(scene, "Credentials");
-        Some(StateKind::Task(Box::new(Task {
-            resource: resource?,
-            timeout,
-            heartbeat,
-            credentials,
-        })))
+        Some(StateKind::Task(Box::new(Task { resource: resource?, timeout, heartbeat, credentials })))
     }
 
     fn choice(&mut self, scene: &Scene<'_>, place: Place) -> Option<StateKind> {
         let default = self.target(scene, scene.node, &scene.path, "Default");
         let at = join(&scene.path, "Choices");
         let Some(choices) = scene.node.get("Choices") else {
-            self.error(
-                "missing-field",
-                place,
-                &scene.path,
-                "a Choice needs `Choices`: the rules, each with a `Next`",
-            );
+            self.error("missing-field", place, &scene.path, "a Choice needs `Choices`: the rules, each with a `Next`");
             return None;
         };
         let Kind::Array(items) = &choices.kind else {
@@ -1366,20 +1169,12 @@ impl Compiler {
                 "bad-type",
                 choices.place,
                 at,
-                format!(
-                    "`Choices` is an array of rules, this is {}",
-                    choices.kind_name()
-                ),
+                format!("`Choices` is an array of rules, this is {}", choices.kind_name()),
             );
             return None;
         };
         if items.is_empty() {
-            self.error(
-                "bad-value",
-                choices.place,
-                at,
-                "`Choices` is empty: a Choice needs at least one rule",
-            );
+            self.error("bad-value", choices.place, at, "`Choices` is empty: a Choice needs at least one rule");
             return None;
         }
         let mut rules = Vec::with_capacity(items.len());
@@ -1403,12 +1198,7 @@ impl Compiler {
             );
             return None;
         };
-        let inner = Scene {
-            node: item,
-            path: path.to_owned(),
-            language: scene.language,
-            siblings: scene.siblings,
-        };
+        let inner = Scene { node: item, path: path.to_owned(), language: scene.language, siblings: scene.siblings };
         if item.get("Next").is_none() {
             self.error(
                 "missing-next",
@@ -1469,13 +1259,7 @@ impl Compiler {
                 (Condition::Tree(test), None, label)
             }
         };
-        Some(Rule {
-            condition,
-            next: next?,
-            assign,
-            output,
-            label,
-        })
+        Some(Rule { condition, next: next?, assign, output, label })
     }
 
     fn wait(&mut self, scene: &Scene<'_>, place: Place) -> Option<StateKind> {
@@ -1484,9 +1268,9 @@ impl Compiler {
             .filter(|field| scene.node.get(field).is_some())
             .collect();
         match given.as_slice() {
-            ["Seconds"] => self
-                .amount(scene, "Seconds", 0, MAX_SECONDS)
-                .map(|amount| StateKind::Wait(Wait::Seconds(amount))),
+            ["Seconds"] => {
+                self.amount(scene, "Seconds", 0, MAX_SECONDS).map(|amount| StateKind::Wait(Wait::Seconds(amount)))
+            }
             ["SecondsPath"] => self
                 .amount_path(scene, "Seconds", "SecondsPath", 0, MAX_SECONDS)
                 .map(|amount| StateKind::Wait(Wait::Seconds(amount))),
@@ -1507,38 +1291,22 @@ impl Compiler {
                 };
                 if scene.language == QueryLanguage::JSONata && jsonata::delimited(text).is_some() {
                     return self.jsonata_text(text, value.place, &at).map(|expression| {
-                        StateKind::Wait(Wait::Timestamp(Template::Query(Query::Jsonata(
-                            expression,
-                        ))))
+                        StateKind::Wait(Wait::Timestamp(Template::Query(Query::Jsonata(expression))))
                     });
                 }
                 if crate::moment::parse(text).is_none() && !substitution::is_placeholder(text) {
                     self.error("bad-value", value.place, at, format!("`{text}` is not a moment: write it like \"2026-01-02T03:04:05Z\", with `T` and `Z` or an offset"));
                     return None;
                 }
-                Some(StateKind::Wait(Wait::Timestamp(Template::Literal(
-                    Value::from(text).into(),
-                ))))
+                Some(StateKind::Wait(Wait::Timestamp(Template::Literal(Value::from(text).into()))))
             }
             ["TimestampPath"] => {
                 let value = scene.node.get("TimestampPath")?;
-                let query = self.path_query(
-                    value,
-                    &join(&scene.path, "TimestampPath"),
-                    "TimestampPath",
-                    false,
-                )?;
-                Some(StateKind::Wait(Wait::Timestamp(Template::Query(
-                    Query::Path(query),
-                ))))
+                let query = self.path_query(value, &join(&scene.path, "TimestampPath"), "TimestampPath", false)?;
+                Some(StateKind::Wait(Wait::Timestamp(Template::Query(Query::Path(query)))))
             }
             [] => {
-                self.error(
-                    "missing-field",
-                    place,
-                    &scene.path,
-                    "a Wait needs `Seconds` or `Timestamp`",
-                );
+                self.error("missing-field", place, &scene.path, "a Wait needs `Seconds` or `Timestamp`");
                 None
             }
             many => {
@@ -1546,10 +1314,7 @@ impl Compiler {
                     "conflict",
                     place,
                     &scene.path,
-                    format!(
-                        "a Wait has exactly one of its times, this has {}: keep one",
-                        many.join(", ")
-                    ),
+                    format!("a Wait has exactly one of its times, this has {}: keep one", many.join(", ")),
                 );
                 None
             }
@@ -1558,11 +1323,7 @@ impl Compiler {
 
     fn fail(&mut self, scene: &Scene<'_>) -> StateKind {
         let mut part = |field: &str, path_field: &str| -> Option<Template> {
-            if let Some(value) = scene
-                .node
-                .get(path_field)
-                .filter(|_| scene.language == QueryLanguage::JSONPath)
-            {
+            if let Some(value) = scene.node.get(path_field).filter(|_| scene.language == QueryLanguage::JSONPath) {
                 if scene.node.get(field).is_some() {
                     self.error(
                         "conflict",
@@ -1590,21 +1351,13 @@ impl Compiler {
                 QueryLanguage::JSONPath => Some(Template::Literal(value.to_value().into())),
             }
         };
-        StateKind::Fail {
-            error: part("Error", "ErrorPath"),
-            cause: part("Cause", "CausePath"),
-        }
+        StateKind::Fail { error: part("Error", "ErrorPath"), cause: part("Cause", "CausePath") }
     }
 
     fn parallel(&mut self, scene: &Scene<'_>, place: Place) -> Option<StateKind> {
         let at = join(&scene.path, "Branches");
         let Some(value) = scene.node.get("Branches") else {
-            self.error(
-                "missing-field",
-                place,
-                &scene.path,
-                "a Parallel needs `Branches`: an array of machines",
-            );
+            self.error("missing-field", place, &scene.path, "a Parallel needs `Branches`: an array of machines");
             return None;
         };
         let Kind::Array(items) = &value.kind else {
@@ -1612,20 +1365,12 @@ impl Compiler {
                 "bad-type",
                 value.place,
                 at,
-                format!(
-                    "`Branches` is an array of machines, this is {}",
-                    value.kind_name()
-                ),
+                format!("`Branches` is an array of machines, this is {}", value.kind_name()),
             );
             return None;
         };
         if items.is_empty() {
-            self.error(
-                "bad-value",
-                value.place,
-                at,
-                "`Branches` is empty: a Parallel needs at least one branch",
-            );
+            self.error("bad-value", value.place, at, "`Branches` is empty: a Parallel needs at least one branch");
             return None;
         }
         let mut branches = Vec::with_capacity(items.len());
@@ -1637,10 +1382,7 @@ impl Compiler {
                     "bad-type",
                     item.place,
                     branch_path,
-                    format!(
-                        "a branch is an object with `StartAt` and `States`, this is {}",
-                        item.kind_name()
-                    ),
+                    format!("a branch is an object with `StartAt` and `States`, this is {}", item.kind_name()),
                 );
                 whole = false;
                 continue;
@@ -1649,14 +1391,7 @@ impl Compiler {
                 members,
                 &branch_path,
                 "a branch",
-                &[
-                    "Comment",
-                    "QueryLanguage",
-                    "StartAt",
-                    "States",
-                    "Version",
-                    "ProcessorConfig",
-                ],
+                &["Comment", "QueryLanguage", "StartAt", "States", "Version", "ProcessorConfig"],
             );
             match self.group(item, &branch_path, scene.language) {
                 Some(group) => branches.push(group),
@@ -1667,8 +1402,7 @@ impl Compiler {
     }
 
     fn map(&mut self, scene: &Scene<'_>, place: Place) -> Option<StateKind> {
-        let (field, processor) = match (scene.node.get("ItemProcessor"), scene.node.get("Iterator"))
-        {
+        let (field, processor) = match (scene.node.get("ItemProcessor"), scene.node.get("Iterator")) {
             (Some(processor), None) => ("ItemProcessor", processor),
             (None, Some(processor)) => ("Iterator", processor),
             (Some(_), Some(second)) => {
@@ -1696,10 +1430,7 @@ impl Compiler {
                 "bad-type",
                 processor.place,
                 at,
-                format!(
-                    "`{field}` is an object with `StartAt` and `States`, this is {}",
-                    processor.kind_name()
-                ),
+                format!("`{field}` is an object with `StartAt` and `States`, this is {}", processor.kind_name()),
             );
             return None;
         };
@@ -1707,33 +1438,20 @@ impl Compiler {
             members,
             &at,
             "the processor of a Map",
-            &[
-                "Comment",
-                "QueryLanguage",
-                "StartAt",
-                "States",
-                "ProcessorConfig",
-                "Version",
-            ],
+            &["Comment", "QueryLanguage", "StartAt", "States", "ProcessorConfig", "Version"],
         );
         let mut distributed = false;
         if let Some(config) = processor.get("ProcessorConfig") {
             let config_path = join(&at, "ProcessorConfig");
             match config.as_object() {
-                Some(members) => self.known_fields(
-                    members,
-                    &config_path,
-                    "`ProcessorConfig`",
-                    &["Mode", "ExecutionType"],
-                ),
+                Some(members) => {
+                    self.known_fields(members, &config_path, "`ProcessorConfig`", &["Mode", "ExecutionType"])
+                }
                 None => self.error(
                     "bad-type",
                     config.place,
                     &config_path,
-                    format!(
-                        "`ProcessorConfig` is an object, this is {}",
-                        config.kind_name()
-                    ),
+                    format!("`ProcessorConfig` is an object, this is {}", config.kind_name()),
                 ),
             }
             match config.get("Mode") {
@@ -1755,16 +1473,13 @@ impl Compiler {
             QueryLanguage::JSONata => {
                 if let Some(value) = scene.node.get("Items")
                     && !(matches!(&value.kind, Kind::Array(_) | Kind::Object(_))
- || value.as_str().is_some_and(|text| jsonata::delimited(text).is_some()))
+                        || value.as_str().is_some_and(|text| jsonata::delimited(text).is_some()))
                 {
                     self.error(
                         "bad-type",
                         value.place,
                         join(&scene.path, "Items"),
-                        format!(
-                            "`Items` is an array or an expression that gives one, this is {}",
-                            value.kind_name()
-                        ),
+                        format!("`Items` is an array or an expression that gives one, this is {}", value.kind_name()),
                     );
                 }
                 self.template(scene, "Items")
@@ -1778,10 +1493,7 @@ impl Compiler {
         };
         let selector = match (
             scene.node.get("ItemSelector"),
-            scene
-                .node
-                .get("Parameters")
-                .filter(|_| scene.language == QueryLanguage::JSONPath),
+            scene.node.get("Parameters").filter(|_| scene.language == QueryLanguage::JSONPath),
         ) {
             (Some(_), Some(second)) => {
                 self.error(
@@ -1796,27 +1508,11 @@ impl Compiler {
             (None, Some(_)) => self.template(scene, "Parameters"),
             (None, None) => None,
         };
-        let max_concurrency = self.amount_path(
-            scene,
-            "MaxConcurrency",
-            "MaxConcurrencyPath",
-            0,
-            MAX_SECONDS,
-        );
-        let tolerated_count = self.amount_path(
-            scene,
-            "ToleratedFailureCount",
-            "ToleratedFailureCountPath",
-            0,
-            MAX_SECONDS,
-        );
-        let tolerated_percentage = self.amount_path(
-            scene,
-            "ToleratedFailurePercentage",
-            "ToleratedFailurePercentagePath",
-            0,
-            100,
-        );
+        let max_concurrency = self.amount_path(scene, "MaxConcurrency", "MaxConcurrencyPath", 0, MAX_SECONDS);
+        let tolerated_count =
+            self.amount_path(scene, "ToleratedFailureCount", "ToleratedFailureCountPath", 0, MAX_SECONDS);
+        let tolerated_percentage =
+            self.amount_path(scene, "ToleratedFailurePercentage", "ToleratedFailurePercentagePath", 0, 100);
         let (reader, reader_resource) = match scene.node.get("ItemReader") {
             None => (None, None),
             Some(value) => {
@@ -1827,11 +1523,7 @@ impl Compiler {
                     language: scene.language,
                     siblings: scene.siblings,
                 };
-                let field = if scene.language == QueryLanguage::JSONata {
-                    "Arguments"
-                } else {
-                    "Parameters"
-                };
+                let field = if scene.language == QueryLanguage::JSONata { "Arguments" } else { "Parameters" };
                 let resource = self.text(value, &reader_path, "Resource").map(Arc::from);
                 if resource.is_none() {
                     self.error(
@@ -1858,13 +1550,7 @@ impl Compiler {
     }
 
     /// The error names of a retrier or catcher, and the rules about `States.ALL`.
-    fn error_names(
-        &mut self,
-        item: &Node,
-        path: &str,
-        last: bool,
-        what: &str,
-    ) -> Option<Vec<Arc<str>>> {
+    fn error_names(&mut self, item: &Node, path: &str, last: bool, what: &str) -> Option<Vec<Arc<str>>> {
         let Some(value) = item.get("ErrorEquals") else {
             self.error(
                 "missing-field",
@@ -1880,10 +1566,7 @@ impl Compiler {
                 "bad-type",
                 value.place,
                 at,
-                format!(
-                    "`ErrorEquals` is an array of error names, this is {}",
-                    value.kind_name()
-                ),
+                format!("`ErrorEquals` is an array of error names, this is {}", value.kind_name()),
             );
             return None;
         };
@@ -1912,20 +1595,20 @@ impl Compiler {
                     self.error("states-all", name.place, &at, "`States.ALL` stands alone: remove the other names, or give it a rule of its own after this one");
                 }
                 if !last {
-                    self.error("states-all", name.place, &at, format!("`States.ALL` matches everything, so the {what}s after it are never reached: put it last"));
+                    self.error(
+                        "states-all",
+                        name.place,
+                        &at,
+                        format!(
+                            "`States.ALL` matches everything, so the {what}s after it are never reached: put it last"
+                        ),
+                    );
                 }
             } else if text.starts_with("States.") && !PREDEFINED_ERRORS.contains(&text) {
                 let hint = nearest(text, &PREDEFINED_ERRORS)
                     .map(|near| format!("did you mean `{near}`?"))
-                    .unwrap_or_else(|| {
-                        "names that begin with `States.` are Step Functions' own".to_owned()
-                    });
-                self.warn(
-                    "unknown-error",
-                    name.place,
-                    &at,
-                    format!("there is no error `{text}`: {hint}"),
-                );
+                    .unwrap_or_else(|| "names that begin with `States.` are Step Functions' own".to_owned());
+                self.warn("unknown-error", name.place, &at, format!("there is no error `{text}`: {hint}"));
             }
             errors.push(text.into());
         }
@@ -1942,10 +1625,7 @@ impl Compiler {
                 "bad-type",
                 value.place,
                 at,
-                format!(
-                    "`Retry` is an array of retriers, this is {}",
-                    value.kind_name()
-                ),
+                format!("`Retry` is an array of retriers, this is {}", value.kind_name()),
             );
             return Vec::new();
         };
@@ -1976,12 +1656,8 @@ impl Compiler {
                 ],
             );
             let errors = self.error_names(item, &path, index + 1 == items.len(), "retrier");
-            let interval_seconds = self
-                .whole_number(item, &path, "IntervalSeconds", 1, MAX_SECONDS)
-                .unwrap_or(1);
-            let max_attempts = self
-                .whole_number(item, &path, "MaxAttempts", 0, MAX_SECONDS)
-                .unwrap_or(3);
+            let interval_seconds = self.whole_number(item, &path, "IntervalSeconds", 1, MAX_SECONDS).unwrap_or(1);
+            let max_attempts = self.whole_number(item, &path, "MaxAttempts", 0, MAX_SECONDS).unwrap_or(3);
             let backoff_rate = match item.get("BackoffRate") {
                 None => 2.0,
                 Some(value) => match &value.kind {
@@ -1999,13 +1675,17 @@ impl Compiler {
                     }
                 },
             };
-            let max_delay_seconds =
-                self.whole_number(item, &path, "MaxDelaySeconds", 1, 31_622_400);
+            let max_delay_seconds = self.whole_number(item, &path, "MaxDelaySeconds", 1, 31_622_400);
             if let Some(most) = max_delay_seconds
                 && most <= interval_seconds
                 && let Some(field) = item.get("MaxDelaySeconds")
             {
-                self.error("bad-value", field.place, join(&path, "MaxDelaySeconds"), format!("`MaxDelaySeconds` must be greater than `IntervalSeconds` ({interval_seconds})"));
+                self.error(
+                    "bad-value",
+                    field.place,
+                    join(&path, "MaxDelaySeconds"),
+                    format!("`MaxDelaySeconds` must be greater than `IntervalSeconds` ({interval_seconds})"),
+                );
             }
             let full_jitter = match item.get("JitterStrategy") {
                 None => false,
@@ -2047,10 +1727,7 @@ impl Compiler {
                 "bad-type",
                 value.place,
                 at,
-                format!(
-                    "`Catch` is an array of catchers, this is {}",
-                    value.kind_name()
-                ),
+                format!("`Catch` is an array of catchers, this is {}", value.kind_name()),
             );
             return Vec::new();
         };
@@ -2068,18 +1745,11 @@ impl Compiler {
             };
             let known: &[&str] = match scene.language {
                 QueryLanguage::JSONata => &["ErrorEquals", "Next", "Assign", "Output", "Comment"],
-                QueryLanguage::JSONPath => {
-                    &["ErrorEquals", "Next", "Assign", "ResultPath", "Comment"]
-                }
+                QueryLanguage::JSONPath => &["ErrorEquals", "Next", "Assign", "ResultPath", "Comment"],
             };
             self.known_fields(members, &path, "a catcher", known);
             let errors = self.error_names(item, &path, index + 1 == items.len(), "catcher");
-            let inner = Scene {
-                node: item,
-                path: path.clone(),
-                language: scene.language,
-                siblings: scene.siblings,
-            };
+            let inner = Scene { node: item, path: path.clone(), language: scene.language, siblings: scene.siblings };
             if item.get("Next").is_none() {
                 self.error(
                     "missing-next",
@@ -2090,20 +1760,10 @@ impl Compiler {
             }
             let next = self.target(scene, item, &path, "Next");
             let assign = self.assign(&inner);
-            let output = if scene.language == QueryLanguage::JSONata {
-                self.template(&inner, "Output")
-            } else {
-                None
-            };
+            let output = if scene.language == QueryLanguage::JSONata { self.template(&inner, "Output") } else { None };
             let result_path = self.result_path(&inner);
             if let (Some(errors), Some(next)) = (errors, next) {
-                catchers.push(Catcher {
-                    errors,
-                    next,
-                    assign,
-                    output,
-                    result_path,
-                });
+                catchers.push(Catcher { errors, next, assign, output, result_path });
             }
         }
         catchers
@@ -2156,46 +1816,17 @@ fn fields(kind: &str, language: QueryLanguage) -> Option<Vec<&'static str>> {
     const STEP: &[&str] = &["Next", "End", "Assign"];
     const CARE: &[&str] = &["Retry", "Catch"];
     let (both, path, jsonata): (Fields, Fields, Fields) = match kind {
-        "Pass" => (
-            &[STEP],
-            &[PATH_IO, &["Result", "Parameters", "ResultPath"]],
-            &[&["Output"]],
-        ),
+        "Pass" => (&[STEP], &[PATH_IO, &["Result", "Parameters", "ResultPath"]], &[&["Output"]]),
         "Task" => (
-            &[
-                STEP,
-                CARE,
-                &[
-                    "Resource",
-                    "TimeoutSeconds",
-                    "HeartbeatSeconds",
-                    "Credentials",
-                ],
-            ],
-            &[
-                PATH_IO,
-                PATH_RESULT,
-                &["TimeoutSecondsPath", "HeartbeatSecondsPath"],
-            ],
+            &[STEP, CARE, &["Resource", "TimeoutSeconds", "HeartbeatSeconds", "Credentials"]],
+            &[PATH_IO, PATH_RESULT, &["TimeoutSecondsPath", "HeartbeatSecondsPath"]],
             &[&["Arguments", "Output"]],
         ),
-        "Choice" => (
-            &[&["Choices", "Default", "Assign"]],
-            &[PATH_IO],
-            &[&["Output"]],
-        ),
-        "Wait" => (
-            &[STEP, &["Seconds", "Timestamp"]],
-            &[PATH_IO, &["SecondsPath", "TimestampPath"]],
-            &[&["Output"]],
-        ),
+        "Choice" => (&[&["Choices", "Default", "Assign"]], &[PATH_IO], &[&["Output"]]),
+        "Wait" => (&[STEP, &["Seconds", "Timestamp"]], &[PATH_IO, &["SecondsPath", "TimestampPath"]], &[&["Output"]]),
         "Succeed" => (&[], &[PATH_IO], &[&["Output"]]),
         "Fail" => (&[&["Error", "Cause"]], &[&["ErrorPath", "CausePath"]], &[]),
-        "Parallel" => (
-            &[STEP, CARE, &["Branches"]],
-            &[PATH_IO, PATH_RESULT],
-            &[&["Arguments", "Output"]],
-        ),
+        "Parallel" => (&[STEP, CARE, &["Branches"]], &[PATH_IO, PATH_RESULT], &[&["Arguments", "Output"]]),
         "Map" => (
             &[
                 STEP,
@@ -2216,12 +1847,7 @@ fn fields(kind: &str, language: QueryLanguage) -> Option<Vec<&'static str>> {
             &[
                 PATH_IO,
                 PATH_RESULT,
-                &[
-                    "ItemsPath",
-                    "MaxConcurrencyPath",
-                    "ToleratedFailureCountPath",
-                    "ToleratedFailurePercentagePath",
-                ],
+                &["ItemsPath", "MaxConcurrencyPath", "ToleratedFailureCountPath", "ToleratedFailurePercentagePath"],
             ],
             &[&["Items", "Output"]],
         ),
@@ -2241,10 +1867,7 @@ fn fields(kind: &str, language: QueryLanguage) -> Option<Vec<&'static str>> {
 }
 
 fn collapse_array(items: Vec<Template>) -> Template {
-    if items
-        .iter()
-        .all(|item| matches!(item, Template::Literal(_)))
-    {
+    if items.iter().all(|item| matches!(item, Template::Literal(_))) {
         let values = items.into_iter().filter_map(|item| match item {
             Template::Literal(payload) => Some(payload.into_value()),
             _ => None,
@@ -2255,10 +1878,7 @@ fn collapse_array(items: Vec<Template>) -> Template {
 }
 
 fn collapse_object(members: Vec<(Arc<str>, Template)>) -> Template {
-    if members
-        .iter()
-        .all(|(_, value)| matches!(value, Template::Literal(_)))
-    {
+    if members.iter().all(|(_, value)| matches!(value, Template::Literal(_))) {
         let values = members.into_iter().filter_map(|(key, value)| match value {
             Template::Literal(payload) => Some((key.to_string(), payload.into_value())),
             _ => None,
@@ -2294,12 +1914,7 @@ fn hint<'a>(name: &str, names: impl Iterator<Item = &'a String>) -> String {
 pub(crate) fn nearest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
     known
         .iter()
-        .map(|candidate| {
-            (
-                distance(&name.to_lowercase(), &candidate.to_lowercase()),
-                *candidate,
-            )
-        })
+        .map(|candidate| (distance(&name.to_lowercase(), &candidate.to_lowercase()), *candidate))
         .filter(|(distance, candidate)| *distance <= 2 && *distance < candidate.chars().count())
         .min()
         .map(|(_, candidate)| candidate)

@@ -74,9 +74,7 @@ impl RunError {
     /// What a person can do about it.
     pub fn remedy(&self) -> &'static str {
         match self {
-            RunError::Observer(_) => {
-                "make room or repair the place the history is written to, then resume the run"
-            }
+            RunError::Observer(_) => "make room or repair the place the history is written to, then resume the run",
             RunError::Stuck(_) => {
                 "keep the history of the run and report it: the interpreter lost track of the machine"
             }
@@ -110,11 +108,7 @@ pub struct Handle {
 impl Handle {
     /// Ends the task that waits for this token, with a result.
     pub async fn send_task_success(&self, token: &str, output: Value) -> Result<(), ControlError> {
-        self.send(Input::TokenSucceeded {
-            token: token.to_owned(),
-            output,
-        })
-        .await
+        self.send(Input::TokenSucceeded { token: token.to_owned(), output }).await
     }
 
     /// Ends the task that waits for this token, with a failure.
@@ -124,28 +118,16 @@ impl Handle {
         error: Option<String>,
         cause: Option<String>,
     ) -> Result<(), ControlError> {
-        self.send(Input::TokenFailed {
-            token: token.to_owned(),
-            error,
-            cause,
-        })
-        .await
+        self.send(Input::TokenFailed { token: token.to_owned(), error, cause }).await
     }
 
     /// Tells that the holder of this token is still at work.
     pub async fn send_task_heartbeat(&self, token: &str) -> Result<(), ControlError> {
-        self.send(Input::TokenHeartbeat {
-            token: token.to_owned(),
-        })
-        .await
+        self.send(Input::TokenHeartbeat { token: token.to_owned() }).await
     }
 
     /// Stops the execution: it ends as `ABORTED`, calls in flight are dropped.
-    pub async fn stop(
-        &self,
-        error: Option<String>,
-        cause: Option<String>,
-    ) -> Result<(), ControlError> {
+    pub async fn stop(&self, error: Option<String>, cause: Option<String>) -> Result<(), ControlError> {
         self.send(Input::Stop { error, cause }).await
     }
 
@@ -161,9 +143,7 @@ impl Handle {
 
     async fn send(&self, input: Input) -> Result<(), ControlError> {
         let (answer, answered) = oneshot::channel();
-        self.commands
-            .send(Command { input, answer })
-            .map_err(|_| ControlError::Ended)?;
+        self.commands.send(Command { input, answer }).map_err(|_| ControlError::Ended)?;
         answered.await.map_err(|_| ControlError::Ended)?
     }
 }
@@ -183,19 +163,12 @@ impl Execution {
     /// Prepares an execution of a machine; [`Execution::run`] starts it.
     pub fn start(machine: Arc<Machine>, input: Value, settings: Settings) -> Execution {
         let (sender, commands) = mpsc::unbounded_channel();
-        Execution {
-            core: Core::new(machine, Arc::new(settings)),
-            input: input.into(),
-            commands,
-            sender,
-        }
+        Execution { core: Core::new(machine, Arc::new(settings)), input: input.into(), commands, sender }
     }
 
     /// A handle for other tasks.
     pub fn handle(&self) -> Handle {
-        Handle {
-            commands: self.sender.clone(),
-        }
+        Handle { commands: self.sender.clone() }
     }
 
     /// Runs to the end.
@@ -205,12 +178,7 @@ impl Execution {
         clock: &dyn Clock,
         observer: &mut dyn Observer,
     ) -> Result<ExecutionOutcome, RunError> {
-        let Execution {
-            mut core,
-            input,
-            mut commands,
-            sender,
-        } = self;
+        let Execution { mut core, input, mut commands, sender } = self;
         // From here on only handles keep the channel open.
         drop(sender);
         let mut calls: FuturesUnordered<Call<'_>> = FuturesUnordered::new();
@@ -218,11 +186,7 @@ impl Execution {
         let mut next = Input::Start(input);
         let mut listening = true;
         loop {
-            let Progress {
-                events,
-                effects,
-                more,
-            } = core.apply(clock.now(), next);
+            let Progress { events, effects, more } = core.apply(clock.now(), next);
             if !events.is_empty() {
                 observer.record(&events).await.map_err(RunError::Observer)?;
             }
@@ -254,11 +218,7 @@ impl Execution {
             }
             let timer = core.next_timer();
             if timer.is_none() && calls.is_empty() && !listening {
-                let states: Vec<String> = core
-                    .current_states()
-                    .iter()
-                    .map(|name| name.to_string())
-                    .collect();
+                let states: Vec<String> = core.current_states().iter().map(|name| name.to_string()).collect();
                 return Err(RunError::Stuck(states.join(", ")));
             }
             next = tokio::select! {
@@ -287,16 +247,12 @@ impl Execution {
 fn accept(core: &Core, command: Command) -> Input {
     let Command { input, answer } = command;
     let known = match &input {
-        Input::TokenSucceeded { token, .. }
-        | Input::TokenFailed { token, .. }
-        | Input::TokenHeartbeat { token } => core.awaits_token(token),
+        Input::TokenSucceeded { token, .. } | Input::TokenFailed { token, .. } | Input::TokenHeartbeat { token } => {
+            core.awaits_token(token)
+        }
         _ => true,
     };
     // Whoever asked may have gone away.
-    let _ = answer.send(if known {
-        Ok(())
-    } else {
-        Err(ControlError::UnknownToken)
-    });
+    let _ = answer.send(if known { Ok(()) } else { Err(ControlError::UnknownToken) });
     if known { input } else { Input::Continue }
 }

@@ -88,11 +88,7 @@ impl Machine {
         Scope {
             start: name(group.start),
             comment: group.comment.clone(),
-            states: group
-                .states
-                .iter()
-                .map(|state| self.node(state, &name))
-                .collect(),
+            states: group.states.iter().map(|state| self.node(state, &name)).collect(),
         }
     }
 
@@ -103,15 +99,10 @@ impl Machine {
         match &state.kind {
             StateKind::Choice { rules, default } => {
                 edges.extend(rules.iter().map(|rule| Edge {
-                    label: EdgeLabel::Rule {
-                        condition: rule.label.clone(),
-                    },
+                    label: EdgeLabel::Rule { condition: rule.label.clone() },
                     target: name(rule.next),
                 }));
-                edges.extend(default.map(|index| Edge {
-                    label: EdgeLabel::Default,
-                    target: name(index),
-                }));
+                edges.extend(default.map(|index| Edge { label: EdgeLabel::Default, target: name(index) }));
             }
             StateKind::Task(task) => {
                 resource = Some(task.resource.arn.to_string());
@@ -119,23 +110,16 @@ impl Machine {
                     timeout_seconds = Some(seconds);
                 }
             }
-            StateKind::Parallel { branches } => {
-                scopes.extend(branches.iter().map(|group| self.scope(*group)))
-            }
+            StateKind::Parallel { branches } => scopes.extend(branches.iter().map(|group| self.scope(*group))),
             StateKind::Map(map) => scopes.push(self.scope(map.group)),
             _ => {}
         }
         if let Next::State(index) = state.next {
-            edges.push(Edge {
-                label: EdgeLabel::Next,
-                target: name(index),
-            });
+            edges.push(Edge { label: EdgeLabel::Next, target: name(index) });
         }
         let texts = |errors: &[Arc<str>]| errors.iter().map(|error| error.to_string()).collect();
         edges.extend(state.catch.iter().map(|catcher| Edge {
-            label: EdgeLabel::Catch {
-                errors: texts(&catcher.errors),
-            },
+            label: EdgeLabel::Catch { errors: texts(&catcher.errors) },
             target: name(catcher.next),
         }));
         StateNode {
@@ -145,20 +129,10 @@ impl Machine {
             language: state.language,
             resource,
             timeout_seconds,
-            retries: state
-                .retry
-                .iter()
-                .map(|retrier| (texts(&retrier.errors), retrier.max_attempts))
-                .collect(),
-            assigns: state
-                .assign
-                .iter()
-                .flatten()
-                .map(|(name, _)| name.to_string())
-                .collect(),
+            retries: state.retry.iter().map(|retrier| (texts(&retrier.errors), retrier.max_attempts)).collect(),
+            assigns: state.assign.iter().flatten().map(|(name, _)| name.to_string()).collect(),
             edges,
-            ends: state.next == Next::End
-                || matches!(state.kind, StateKind::Succeed | StateKind::Fail { .. }),
+            ends: state.next == Next::End || matches!(state.kind, StateKind::Succeed | StateKind::Fail { .. }),
             scopes,
             line: state.place.line,
         }
@@ -169,11 +143,7 @@ impl Scope {
     /// A state anywhere in this scope or within it.
     pub fn find(&self, name: &str) -> Option<&StateNode> {
         self.states.iter().find_map(|state| {
-            if state.name == name {
-                Some(state)
-            } else {
-                state.scopes.iter().find_map(|scope| scope.find(name))
-            }
+            if state.name == name { Some(state) } else { state.scopes.iter().find_map(|scope| scope.find(name)) }
         })
     }
 

@@ -163,10 +163,7 @@ pub struct HistoryEvent {
 impl HistoryEvent {
     /// A detail by AWS's field name.
     pub fn detail(&self, field: &str) -> Option<&Detail> {
-        self.details
-            .iter()
-            .find(|(name, _)| *name == field)
-            .map(|(_, detail)| detail)
+        self.details.iter().find(|(name, _)| *name == field).map(|(_, detail)| detail)
     }
 
     /// A detail that is text: `name`, `error`, `cause`, `resource`, …
@@ -187,12 +184,7 @@ impl HistoryEvent {
 
     /// The details as one JSON object in AWS's form.
     pub fn details_value(&self) -> Value {
-        Value::Object(
-            self.details
-                .iter()
-                .map(|(name, detail)| ((*name).to_owned(), detail.to_value()))
-                .collect(),
-        )
+        Value::Object(self.details.iter().map(|(name, detail)| ((*name).to_owned(), detail.to_value())).collect())
     }
 }
 

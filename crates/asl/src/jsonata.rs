@@ -182,8 +182,7 @@ pub fn delimited(text: &str) -> Option<&str> {
 
 /// Whether a string has one of the two delimiters of an expression, but not both.
 pub fn half_delimited(text: &str) -> bool {
-    delimited(text).is_none()
-        && (text.trim_start().starts_with("{%") || text.trim_end().ends_with("%}"))
+    delimited(text).is_none() && (text.trim_start().starts_with("{%") || text.trim_end().ends_with("%}"))
 }
 
 impl Expression {
@@ -205,12 +204,7 @@ impl Expression {
             return Err(refusal);
         }
         let walk = plain_walk(&ast);
-        Ok(Expression {
-            source: source.into(),
-            ast: Arc::new(ast),
-            reads: survey.reads,
-            walk,
-        })
+        Ok(Expression { source: source.into(), ast: Arc::new(ast), reads: survey.reads, walk })
     }
 
     /// The text, without delimiters.
@@ -233,11 +227,7 @@ impl Expression {
     }
 
     /// Evaluates to a JSON value.
-    pub fn evaluate(
-        &self,
-        bindings: &dyn Bindings,
-        surroundings: Surroundings<'_>,
-    ) -> Result<Value, EvaluationError> {
+    pub fn evaluate(&self, bindings: &dyn Bindings, surroundings: Surroundings<'_>) -> Result<Value, EvaluationError> {
         if let Some(found) = self.walk_plainly(bindings) {
             return found;
         }
@@ -259,10 +249,7 @@ impl Expression {
         {
             states.push(("errorOutput", to_engine(error)));
         }
-        let states = states
-            .into_iter()
-            .map(|(key, value): (&str, JValue)| (key.to_owned(), value))
-            .collect();
+        let states = states.into_iter().map(|(key, value): (&str, JValue)| (key.to_owned(), value)).collect();
         context.bind("states".to_owned(), JValue::object(states));
         for name in &self.reads.variables {
             if let Some(value) = bindings.variable(name) {
@@ -277,13 +264,7 @@ impl Expression {
         };
         let mut evaluator = Evaluator::with_options(context, options);
         let random = Rc::new(Cell::new(surroundings.random.clone()));
-        functions::register(
-            &mut evaluator,
-            &self.reads.functions,
-            surroundings.now,
-            &random,
-        )
-        .map_err(thrown)?;
+        functions::register(&mut evaluator, &self.reads.functions, surroundings.now, &random).map_err(thrown)?;
         let outcome = evaluator.evaluate(&self.ast, &JValue::Undefined);
         *surroundings.random = random.take();
         let value = outcome.map_err(thrown)?;
@@ -326,11 +307,7 @@ fn normalised(value: &Value) -> Value {
     match value {
         Value::Number(number) => number_value(number),
         Value::Array(items) => Value::Array(items.iter().map(normalised).collect()),
-        Value::Object(map) => Value::Object(
-            map.iter()
-                .map(|(key, value)| (key.clone(), normalised(value)))
-                .collect(),
-        ),
+        Value::Object(map) => Value::Object(map.iter().map(|(key, value)| (key.clone(), normalised(value))).collect()),
         other => other.clone(),
     }
 }
@@ -363,11 +340,7 @@ fn to_engine(value: &Value) -> JValue {
         Value::Number(number) => JValue::Number(number.as_f64().unwrap_or(f64::NAN)),
         Value::String(text) => JValue::string(text.as_str()),
         Value::Array(items) => JValue::array(items.iter().map(to_engine).collect()),
-        Value::Object(map) => JValue::object(
-            map.iter()
-                .map(|(key, value)| (key.clone(), to_engine(value)))
-                .collect(),
-        ),
+        Value::Object(map) => JValue::object(map.iter().map(|(key, value)| (key.clone(), to_engine(value))).collect()),
     }
 }
 
@@ -376,9 +349,7 @@ fn from_engine(value: &JValue) -> Result<Value, EvaluationError> {
         JValue::Null => Value::Null,
         JValue::Bool(value) => Value::Bool(*value),
         JValue::Number(number) => double_value(*number).ok_or_else(|| {
-            EvaluationError::Thrown(
-                "D3001: Attempting to invoke string function on Infinity or NaN".to_owned(),
-            )
+            EvaluationError::Thrown("D3001: Attempting to invoke string function on Infinity or NaN".to_owned())
         })?,
         JValue::String(text) => Value::String(text.to_string()),
         JValue::Array(items) => {
@@ -423,8 +394,7 @@ fn plain_walk(ast: &AstNode) -> Option<(Root, Vec<String>)> {
         }
     }
     if variable != "states" {
-        return (!variable.is_empty() && variable != "$")
-            .then(|| (Root::Variable(variable.clone()), names));
+        return (!variable.is_empty() && variable != "$").then(|| (Root::Variable(variable.clone()), names));
     }
     if names.is_empty() {
         return None;
@@ -440,10 +410,7 @@ fn plain_walk(ast: &AstNode) -> Option<(Root, Vec<String>)> {
 }
 
 fn is_plain(step: &PathStep) -> bool {
-    step.stages.is_empty()
-        && step.focus.is_none()
-        && step.index_var.is_none()
-        && step.ancestor_label.is_none()
+    step.stages.is_empty() && step.focus.is_none() && step.index_var.is_none() && step.ancestor_label.is_none()
 }
 
 /// Walks a syntax tree, notes what it reads, and finds what Step Functions would refuse.
@@ -478,7 +445,9 @@ impl Survey {
             }
             AstNode::Variable(name) if name.is_empty() => {
                 if top {
-                    self.refuse("`$` is not available at the top of an expression in Step Functions: write `$states.input`");
+                    self.refuse(
+                        "`$` is not available at the top of an expression in Step Functions: write `$states.input`",
+                    );
                 }
             }
             AstNode::Variable(name) if name == "$" => self.refuse_root(),
@@ -497,8 +466,12 @@ impl Survey {
             }
             AstNode::Path { steps } => self.path(steps, top),
             AstNode::Binary { op, lhs, rhs } => match op {
-                BinaryOp::Coalesce => self.refuse("`??` is newer than the JSONata of Step Functions (2.0.6): write `$exists(a) ? a : b`"),
-                BinaryOp::Default => self.refuse("`?:` is newer than the JSONata of Step Functions (2.0.6): write `a ? a : b`"),
+                BinaryOp::Coalesce => {
+                    self.refuse("`??` is newer than the JSONata of Step Functions (2.0.6): write `$exists(a) ? a : b`")
+                }
+                BinaryOp::Default => {
+                    self.refuse("`?:` is newer than the JSONata of Step Functions (2.0.6): write `a ? a : b`")
+                }
                 BinaryOp::ColonEqual => {
                     if let AstNode::Variable(name) = lhs.as_ref() {
                         // A function may call itself, so the name is bound before its value is looked at; a plain value
@@ -585,11 +558,8 @@ impl Survey {
 
     fn call(&mut self, name: &str) {
         match name {
-            "eval" => self
-                .refuse("`$eval` is not available in Step Functions: use `$parse` for JSON text"),
-            "clone" => self.refuse(
-                "`$clone` is not available in Step Functions: values are never changed in place",
-            ),
+            "eval" => self.refuse("`$eval` is not available in Step Functions: use `$parse` for JSON text"),
+            "clone" => self.refuse("`$clone` is not available in Step Functions: values are never changed in place"),
             _ => {
                 self.reads.functions.insert(name.to_owned());
             }
@@ -628,8 +598,7 @@ impl Survey {
                 }
                 node => self.visit(node, top && head),
             }
-            self.bound
-                .extend(step.focus.iter().chain(&step.index_var).cloned());
+            self.bound.extend(step.focus.iter().chain(&step.index_var).cloned());
             for stage in &step.stages {
                 match stage {
                     Stage::Filter(filter) => self.visit(filter, false),
@@ -668,20 +637,17 @@ mod functions {
                 "range" => evaluator.register_fn("range", range)?,
                 "uuid" => {
                     let random = Rc::clone(random);
-                    evaluator.register_fn("uuid", move |_: &[JValue]| {
-                        Ok(JValue::string(draw(&random, Random::uuid)))
-                    })?;
+                    evaluator
+                        .register_fn("uuid", move |_: &[JValue]| Ok(JValue::string(draw(&random, Random::uuid))))?;
                 }
                 "random" => {
                     let random = Rc::clone(random);
                     evaluator.register_fn_override("random", move |args: &[JValue]| {
                         // With a seed the same number comes every time; JSONata's own takes no argument.
-                        Ok(JValue::Number(
-                            match args.first().and_then(JValue::as_f64) {
-                                Some(seed) => Random::seeded(seed.to_bits()).fraction(),
-                                None => draw(&random, Random::fraction),
-                            },
-                        ))
+                        Ok(JValue::Number(match args.first().and_then(JValue::as_f64) {
+                            Some(seed) => Random::seeded(seed.to_bits()).fraction(),
+                            None => draw(&random, Random::fraction),
+                        }))
                     })?;
                 }
                 "millis" => {
@@ -689,8 +655,7 @@ mod functions {
                         Ok(JValue::Number(now.as_millisecond() as f64))
                     })?;
                 }
-                "now" => evaluator
-                    .register_fn_override("now", move |args: &[JValue]| format_now(now, args))?,
+                "now" => evaluator.register_fn_override("now", move |args: &[JValue]| format_now(now, args))?,
                 _ => {}
             }
         }
@@ -725,13 +690,9 @@ mod functions {
             None | Some(JValue::Undefined) => Ok(JValue::Undefined),
             Some(JValue::String(text)) => match serde_json::from_str::<Value>(text) {
                 Ok(value) => Ok(to_engine(&value)),
-                Err(problem) => Err(error(format!(
-                    "$parse: the argument is not JSON: {problem}"
-                ))),
+                Err(problem) => Err(error(format!("$parse: the argument is not JSON: {problem}"))),
             },
-            Some(_) => Err(error(
-                "T0410: Argument 1 of function \"parse\" does not match function signature",
-            )),
+            Some(_) => Err(error("T0410: Argument 1 of function \"parse\" does not match function signature")),
         }
     }
 
@@ -740,25 +701,19 @@ mod functions {
             None | Some(JValue::Undefined) => return Ok(JValue::Undefined),
             Some(JValue::String(text)) => text.to_string(),
             Some(_) => {
-                return Err(error(
-                    "T0410: Argument 1 of function \"hash\" does not match function signature",
-                ));
+                return Err(error("T0410: Argument 1 of function \"hash\" does not match function signature"));
             }
         };
         let algorithm = match args.get(1) {
             None | Some(JValue::Undefined) => "SHA-256".to_owned(),
             Some(JValue::String(name)) => name.to_string(),
             Some(_) => {
-                return Err(error(
-                    "T0410: Argument 2 of function \"hash\" does not match function signature",
-                ));
+                return Err(error("T0410: Argument 2 of function \"hash\" does not match function signature"));
             }
         };
         match hashing::hex_digest(&algorithm, text.as_bytes()) {
             Some(digest) => Ok(JValue::string(digest)),
-            None => Err(error(format!(
-                "$hash: `{algorithm}` is not one of MD5, SHA-1, SHA-256, SHA-384, SHA-512"
-            ))),
+            None => Err(error(format!("$hash: `{algorithm}` is not one of MD5, SHA-1, SHA-256, SHA-384, SHA-512"))),
         }
     }
 
@@ -766,21 +721,14 @@ mod functions {
         let size = match args.get(1).and_then(JValue::as_f64) {
             Some(size) if size >= 1.0 => size.trunc() as usize,
             _ => {
-                return Err(error(
-                    "$partition: the size of a part must be a positive number",
-                ));
+                return Err(error("$partition: the size of a part must be a positive number"));
             }
         };
         match args.first() {
             None | Some(JValue::Undefined) => Ok(JValue::Undefined),
             Some(JValue::Array(items)) => {
                 let items: Vec<JValue> = items.iter().cloned().collect();
-                Ok(JValue::array(
-                    items
-                        .chunks(size)
-                        .map(|part| JValue::array(part.to_vec()))
-                        .collect(),
-                ))
+                Ok(JValue::array(items.chunks(size).map(|part| JValue::array(part.to_vec())).collect()))
             }
             Some(single) => Ok(JValue::array(vec![JValue::array(vec![single.clone()])])),
         }
@@ -788,11 +736,9 @@ mod functions {
 
     fn range(args: &[JValue]) -> Answer {
         let number = |index: usize| args.get(index).and_then(JValue::as_f64);
-        let (Some(first), Some(last), Some(step)) = (
-            number(0),
-            number(1),
-            number(2).or(args.get(2).is_none().then_some(1.0)),
-        ) else {
+        let (Some(first), Some(last), Some(step)) =
+            (number(0), number(1), number(2).or(args.get(2).is_none().then_some(1.0)))
+        else {
             return Err(error("$range: first, last and step must be numbers"));
         };
         if step == 0.0 {
@@ -802,16 +748,8 @@ mod functions {
         if count > MAX_SEQUENCE as f64 {
             return Err(error(format!("$range: more than {MAX_SEQUENCE} numbers")));
         }
-        let count = if count.is_finite() && count > 0.0 {
-            count as usize
-        } else {
-            0
-        };
-        Ok(JValue::array(
-            (0..count)
-                .map(|index| JValue::Number(first + step * index as f64))
-                .collect(),
-        ))
+        let count = if count.is_finite() && count > 0.0 { count as usize } else { 0 };
+        Ok(JValue::array((0..count).map(|index| JValue::Number(first + step * index as f64)).collect()))
     }
 }
 
@@ -852,13 +790,7 @@ mod tests {
         };
         let mut random = Random::seeded(1);
         let now = "2026-01-02T03:04:05.678Z".parse().unwrap();
-        Expression::parse(source).unwrap().evaluate(
-            &fixed,
-            Surroundings {
-                now,
-                random: &mut random,
-            },
-        )
+        Expression::parse(source).unwrap().evaluate(&fixed, Surroundings { now, random: &mut random })
     }
 
     #[test]
@@ -878,10 +810,7 @@ mod tests {
             ("$parse('{\"a\": 1.0}')", json!({"a": 1})),
             ("$partition([1..5], 2)", json!([[1, 2], [3, 4], [5]])),
             ("$range(0, 4, 2)", json!([0, 2, 4])),
-            (
-                "$hash('input data', 'SHA-1')",
-                json!("aaff4a450a104cd177d28d18d74485e8cae074b7"),
-            ),
+            ("$hash('input data', 'SHA-1')", json!("aaff4a450a104cd177d28d18d74485e8cae074b7")),
             ("{'list': [$x.k]}", json!({"list": [1, 2]})),
             ("1 / 4", json!(0.25)),
             ("($y := 1; $y + 1)", json!(2)),
@@ -892,19 +821,11 @@ mod tests {
 
     #[test]
     fn nothing_functions_and_errors_are_told_apart() {
-        assert_eq!(
-            evaluate("$states.input.nowhere"),
-            Err(EvaluationError::Undefined)
-        );
+        assert_eq!(evaluate("$states.input.nowhere"), Err(EvaluationError::Undefined));
         assert_eq!(evaluate("$nowhere"), Err(EvaluationError::Undefined));
         assert_eq!(evaluate("$x.nowhere"), Err(EvaluationError::Undefined));
-        assert_eq!(
-            evaluate("function($v) { $v }"),
-            Err(EvaluationError::Function)
-        );
-        assert!(
-            matches!(evaluate("1 + 'a'"), Err(EvaluationError::Thrown(message)) if message.starts_with("T2002"))
-        );
+        assert_eq!(evaluate("function($v) { $v }"), Err(EvaluationError::Function));
+        assert!(matches!(evaluate("1 + 'a'"), Err(EvaluationError::Thrown(message)) if message.starts_with("T2002")));
     }
 
     #[test]
@@ -943,29 +864,17 @@ mod tests {
             "$x ~> $count",
             "$string($x)",
         ] {
-            assert!(
-                Expression::parse(source).is_ok(),
-                "{source}: {:?}",
-                Expression::parse(source)
-            );
+            assert!(Expression::parse(source).is_ok(), "{source}: {:?}", Expression::parse(source));
         }
     }
 
     #[test]
     fn an_expression_knows_what_it_reads() {
-        let reads = Expression::parse(
-            "($y := $states.input.a; $map($list, function($v, $i) { $v + $y + $z }) ~> $mine)",
-        )
-        .unwrap()
-        .reads;
+        let reads =
+            Expression::parse("($y := $states.input.a; $map($list, function($v, $i) { $v + $y + $z }) ~> $mine)")
+                .unwrap()
+                .reads;
         assert!(reads.input && !reads.context && !reads.result);
-        assert_eq!(
-            reads
-                .variables
-                .iter()
-                .map(String::as_str)
-                .collect::<Vec<_>>(),
-            ["list", "mine", "z"]
-        );
+        assert_eq!(reads.variables.iter().map(String::as_str).collect::<Vec<_>>(), ["list", "mine", "z"]);
     }
 }

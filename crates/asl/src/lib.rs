@@ -34,9 +34,7 @@ mod template;
 pub use clock::{Clock, SystemClock, VirtualClock};
 pub use core::Settings;
 pub use definition::{Machine, QueryLanguage, Resource, ResourceKind};
-pub use execution::{
-    ControlError, Execution, Handle, Observer, ObserverError, RunError, TaskHandler, Unobserved,
-};
+pub use execution::{ControlError, Execution, Handle, Observer, ObserverError, RunError, TaskHandler, Unobserved};
 pub use history::{Detail, EventType, HistoryEvent};
 pub use payload::Payload;
 pub use problem::{Problem, Severity};

@@ -7,16 +7,12 @@ pub(crate) fn parse(text: &str) -> Option<Timestamp> {
     let bytes = text.as_bytes();
     // jiff is more generous than Step Functions: it takes spaces, lower case and `[Zone/Names]`.
     let shape = bytes.len() >= 20
-        && bytes
-            .iter()
-            .enumerate()
-            .take(19)
-            .all(|(index, byte)| match index {
-                4 | 7 => *byte == b'-',
-                10 => *byte == b'T',
-                13 | 16 => *byte == b':',
-                _ => byte.is_ascii_digit(),
-            });
+        && bytes.iter().enumerate().take(19).all(|(index, byte)| match index {
+            4 | 7 => *byte == b'-',
+            10 => *byte == b'T',
+            13 | 16 => *byte == b':',
+            _ => byte.is_ascii_digit(),
+        });
     if !shape {
         return None;
     }
@@ -28,8 +24,7 @@ pub(crate) fn parse(text: &str) -> Option<Timestamp> {
         }
         rest = &fraction[digits..];
     }
-    let offset = rest == "Z"
-        || (rest.len() == 6 && rest.starts_with(['+', '-']) && rest.as_bytes()[3] == b':');
+    let offset = rest == "Z" || (rest.len() == 6 && rest.starts_with(['+', '-']) && rest.as_bytes()[3] == b':');
     if !offset {
         return None;
     }

@@ -61,10 +61,7 @@ impl Payload {
 
 impl From<Value> for Payload {
     fn from(value: Value) -> Self {
-        Payload(Arc::new(Shared {
-            value,
-            size: OnceLock::new(),
-        }))
+        Payload(Arc::new(Shared { value, size: OnceLock::new() }))
     }
 }
 

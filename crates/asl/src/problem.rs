@@ -50,14 +50,7 @@ impl Problem {
         path: impl Into<String>,
         message: impl Into<String>,
     ) -> Self {
-        Problem {
-            severity,
-            code,
-            line: place.line,
-            column: place.column,
-            path: path.into(),
-            message: message.into(),
-        }
+        Problem { severity, code, line: place.line, column: place.column, path: path.into(), message: message.into() }
     }
 }
 
@@ -70,11 +63,7 @@ impl fmt::Display for Problem {
             self.column,
             self.severity,
             self.message,
-            if self.path.is_empty() {
-                "/"
-            } else {
-                &self.path
-            }
+            if self.path.is_empty() { "/" } else { &self.path }
         )
     }
 }

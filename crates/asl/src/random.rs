@@ -35,9 +35,7 @@ impl Random {
     /// A UUID of version 4.
     pub fn uuid(&mut self) -> String {
         let bytes = ((u128::from(self.bits()) << 64) | u128::from(self.bits())).to_be_bytes();
-        uuid::Builder::from_random_bytes(bytes)
-            .into_uuid()
-            .to_string()
+        uuid::Builder::from_random_bytes(bytes).into_uuid().to_string()
     }
 
     /// A token of 128 hexadecimal digits.

@@ -97,11 +97,7 @@ impl Node {
 
     /// The value of a key; the last one when the key is repeated, as parsers do.
     pub fn get(&self, key: &str) -> Option<&Node> {
-        self.as_object()?
-            .iter()
-            .rev()
-            .find(|member| member.key == key)
-            .map(|member| &member.value)
+        self.as_object()?.iter().rev().find(|member| member.key == key).map(|member| &member.value)
     }
 
     /// The same value without places.
@@ -125,14 +121,7 @@ impl Node {
 
 /// Reads one JSON text; anything but white space after it is an error.
 pub fn read(text: &str) -> Result<Node, SyntaxError> {
-    let mut reader = Reader {
-        bytes: text.as_bytes(),
-        text,
-        at: 0,
-        line: 1,
-        line_start: 0,
-        counted: Cell::new((0, 0)),
-    };
+    let mut reader = Reader { bytes: text.as_bytes(), text, at: 0, line: 1, line_start: 0, counted: Cell::new((0, 0)) };
     reader.skip_space();
     let node = reader.value(0)?;
     reader.skip_space();
@@ -160,23 +149,13 @@ impl Reader<'_> {
             (at, column) if at >= self.line_start && at <= self.at => (at, column),
             _ => (self.line_start, 0),
         };
-        let column = before
-            + self
-                .text
-                .get(from..self.at)
-                .map_or(self.at - from, |part| part.chars().count());
+        let column = before + self.text.get(from..self.at).map_or(self.at - from, |part| part.chars().count());
         self.counted.set((self.at, column));
-        Place {
-            line: self.line,
-            column: column + 1,
-        }
+        Place { line: self.line, column: column + 1 }
     }
 
     fn error(&self, message: impl Into<String>) -> SyntaxError {
-        SyntaxError {
-            place: self.place(),
-            message: message.into(),
-        }
+        SyntaxError { place: self.place(), message: message.into() }
     }
 
     fn peek(&self) -> Option<u8> {
@@ -217,11 +196,7 @@ impl Reader<'_> {
     }
 
     fn unexpected(&self, wanted: &str) -> SyntaxError {
-        match self
-            .text
-            .get(self.at..)
-            .and_then(|rest| rest.chars().next())
-        {
+        match self.text.get(self.at..).and_then(|rest| rest.chars().next()) {
             Some(found) => self.error(format!("expected {wanted}, found `{found}`")),
             None => self.error(format!("expected {wanted}, found the end of the text")),
         }
@@ -238,10 +213,7 @@ impl Reader<'_> {
 
     fn number(&mut self) -> Result<Kind, SyntaxError> {
         let start = self.at;
-        while matches!(
-            self.peek(),
-            Some(b'-' | b'+' | b'.' | b'e' | b'E' | b'0'..=b'9')
-        ) {
+        while matches!(self.peek(), Some(b'-' | b'+' | b'.' | b'e' | b'E' | b'0'..=b'9')) {
             self.at += 1;
         }
         let text = &self.text[start..self.at];
@@ -270,11 +242,7 @@ impl Reader<'_> {
         }
         self.at += 1;
         let end = self.at.min(self.bytes.len());
-        match self
-            .text
-            .get(start..end)
-            .map(serde_json::from_str::<String>)
-        {
+        match self.text.get(start..end).map(serde_json::from_str::<String>) {
             Some(Ok(text)) => Ok(text),
             _ => {
                 self.at = start;
@@ -352,10 +320,7 @@ mod tests {
         let list = node.get("ä").unwrap();
         assert_eq!(list.place, Place { line: 2, column: 8 });
         assert_eq!(node.get("b").unwrap().place, Place { line: 3, column: 8 });
-        assert_eq!(
-            node.to_value(),
-            serde_json::json!({"ä": [1, true], "b": null})
-        );
+        assert_eq!(node.to_value(), serde_json::json!({"ä": [1, true], "b": null}));
     }
 
     #[test]
@@ -370,12 +335,7 @@ mod tests {
             ("01", 1, 1),
         ] {
             let error = read(text).unwrap_err();
-            assert_eq!(
-                error.place,
-                Place { line, column },
-                "{text}: {}",
-                error.message
-            );
+            assert_eq!(error.place, Place { line, column }, "{text}: {}", error.message);
         }
     }
 

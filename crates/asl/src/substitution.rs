@@ -10,10 +10,7 @@ use crate::source::Place;
 
 /// The names of the substitutions in a definition.
 pub fn placeholders(definition: &str) -> BTreeSet<String> {
-    placeholders_of(definition)
-        .into_iter()
-        .map(|(_, name)| name.to_owned())
-        .collect()
+    placeholders_of(definition).into_iter().map(|(_, name)| name.to_owned()).collect()
 }
 
 /// Fills in every substitution; reports each one that has no value, with its place.
@@ -34,28 +31,19 @@ pub fn fill(definition: &str, values: &BTreeMap<String, String>) -> Result<Strin
         }
     }
     filled.push_str(&definition[copied..]);
-    if problems.is_empty() {
-        Ok(filled)
-    } else {
-        Err(problems)
-    }
+    if problems.is_empty() { Ok(filled) } else { Err(problems) }
 }
 
 pub(crate) fn unfilled(definition: &str, at: usize, name: &str) -> Problem {
     let before = &definition[..at];
     let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
-    let place = Place {
-        line: before.matches('\n').count() + 1,
-        column: before[line_start..].chars().count() + 1,
-    };
+    let place = Place { line: before.matches('\n').count() + 1, column: before[line_start..].chars().count() + 1 };
     Problem::new(
         Severity::Error,
         "unfilled-substitution",
         place,
         "",
-        format!(
-            "nothing fills in `${{{name}}}`: give it a value, under `DefinitionSubstitutions` for a deployment"
-        ),
+        format!("nothing fills in `${{{name}}}`: give it a value, under `DefinitionSubstitutions` for a deployment"),
     )
 }
 
@@ -71,11 +59,7 @@ pub(crate) fn placeholders_of(text: &str) -> Vec<(usize, &str)> {
             break;
         };
         let name = &text[from..from + length];
-        if !escaped_dollar
-            && !name.is_empty()
-            && name
-                .bytes()
-                .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+        if !escaped_dollar && !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
         {
             found.push((at, name));
             from += length + 1;
@@ -101,28 +85,19 @@ mod tests {
     #[test]
     fn names_are_found_once_and_in_order() {
         let text = r#"{"a": "${PlanArn}", "b": "x${B_2}y${PlanArn}", "c": "$${No}", "d": "${not a name}", "e": "${"}"#;
-        assert_eq!(
-            placeholders(text).into_iter().collect::<Vec<_>>(),
-            ["B_2", "PlanArn"]
-        );
+        assert_eq!(placeholders(text).into_iter().collect::<Vec<_>>(), ["B_2", "PlanArn"]);
     }
 
     #[test]
     fn values_are_escaped_for_json() {
         let values = BTreeMap::from([("A".to_owned(), "say \"hi\"\n".to_owned())]);
-        assert_eq!(
-            fill(r#"{"a": "${A}"}"#, &values).unwrap(),
-            r#"{"a": "say \"hi\"\n"}"#
-        );
+        assert_eq!(fill(r#"{"a": "${A}"}"#, &values).unwrap(), r#"{"a": "say \"hi\"\n"}"#);
     }
 
     #[test]
     fn what_nobody_fills_is_reported_with_its_place() {
-        let problems = fill(
-            "{\n  \"a\": \"${A}${B}\"\n}",
-            &BTreeMap::from([("A".to_owned(), "1".to_owned())]),
-        )
-        .unwrap_err();
+        let problems =
+            fill("{\n  \"a\": \"${A}${B}\"\n}", &BTreeMap::from([("A".to_owned(), "1".to_owned())])).unwrap_err();
         assert_eq!(problems.len(), 1);
         assert_eq!((problems[0].line, problems[0].column), (2, 13));
         assert!(problems[0].message.contains("${B}"));

@@ -54,10 +54,9 @@ impl TaskCall {
             return Some(FunctionCall { function, payload });
         }
         match self.resource.kind {
-            crate::definition::ResourceKind::Function => Some(FunctionCall {
-                function: &self.resource.arn,
-                payload: self.payload.value(),
-            }),
+            crate::definition::ResourceKind::Function => {
+                Some(FunctionCall { function: &self.resource.arn, payload: self.payload.value() })
+            }
             _ => None,
         }
     }
@@ -100,27 +99,18 @@ pub enum TaskOutcome {
 impl TaskOutcome {
     /// A success with this result.
     pub fn success(output: Value) -> TaskOutcome {
-        TaskOutcome::Success {
-            output,
-            submitted: None,
-        }
+        TaskOutcome::Success { output, submitted: None }
     }
 
     /// A failure with this name and cause.
     pub fn failure(error: impl Into<String>, cause: impl Into<String>) -> TaskOutcome {
-        TaskOutcome::Failure {
-            error: Some(error.into()),
-            cause: Some(cause.into()),
-        }
+        TaskOutcome::Failure { error: Some(error.into()), cause: Some(cause.into()) }
     }
 
     /// A failure as Lambda reports an error that a function returned: the cause is
     /// `{"errorType": …, "errorMessage": …}`.
     pub fn function_failed(error_type: &str, error_message: &str) -> TaskOutcome {
-        TaskOutcome::failure(
-            error_type,
-            json!({"errorMessage": error_message, "errorType": error_type}).to_string(),
-        )
+        TaskOutcome::failure(error_type, json!({"errorMessage": error_message, "errorType": error_type}).to_string())
     }
 }
 

@@ -1,11 +1,13 @@
 //! What JSONata machines do: every state type, retries, catches, tokens, limits, in virtual time.
 
+#![allow(clippy::unwrap_used)]
+
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
 use asl::{
-    Execution, ExecutionOutcome, ExecutionStatus, HistoryEvent, Machine, Settings, TaskCall,
-    TaskHandler, TaskOutcome, VirtualClock,
+    Execution, ExecutionOutcome, ExecutionStatus, HistoryEvent, Machine, Settings, TaskCall, TaskHandler, TaskOutcome,
+    VirtualClock,
 };
 use async_trait::async_trait;
 use serde_json::{Value, json};
@@ -19,20 +21,12 @@ struct Script {
 
 impl Script {
     fn state(self, state: &str, answers: Vec<Option<TaskOutcome>>) -> Self {
-        self.answers
-            .lock()
-            .unwrap()
-            .insert(state.to_owned(), answers.into_iter().rev().collect());
+        self.answers.lock().unwrap().insert(state.to_owned(), answers.into_iter().rev().collect());
         self
     }
 
     fn payloads(&self) -> Vec<Value> {
-        self.calls
-            .lock()
-            .unwrap()
-            .iter()
-            .map(|call| call.payload.value().clone())
-            .collect()
+        self.calls.lock().unwrap().iter().map(|call| call.payload.value().clone()).collect()
     }
 }
 
@@ -41,14 +35,8 @@ impl TaskHandler for Script {
     async fn invoke(&self, call: TaskCall) -> TaskOutcome {
         let answer = {
             let mut answers = self.answers.lock().unwrap();
-            let script = answers
-                .get_mut(&*call.state)
-                .unwrap_or_else(|| panic!("no script for {}", call.state));
-            if script.len() > 1 {
-                script.pop().unwrap()
-            } else {
-                script[0].clone()
-            }
+            let script = answers.get_mut(&*call.state).unwrap_or_else(|| panic!("no script for {}", call.state));
+            if script.len() > 1 { script.pop().unwrap() } else { script[0].clone() }
         };
         self.calls.lock().unwrap().push(call);
         match answer {
@@ -74,27 +62,16 @@ struct Run {
 
 impl Run {
     fn output(&self) -> &Value {
-        assert_eq!(
-            self.outcome.status,
-            ExecutionStatus::Succeeded,
-            "{:?}",
-            self.outcome
-        );
+        assert_eq!(self.outcome.status, ExecutionStatus::Succeeded, "{:?}", self.outcome);
         self.outcome.output.as_ref().unwrap().value()
     }
 
     fn types(&self) -> Vec<&'static str> {
-        self.events
-            .iter()
-            .map(|event| event.event_type.as_str())
-            .collect()
+        self.events.iter().map(|event| event.event_type.as_str()).collect()
     }
 
     fn shape(&self) -> Vec<(u64, u64, &'static str)> {
-        self.events
-            .iter()
-            .map(|event| (event.id, event.previous_event_id, event.event_type.as_str()))
-            .collect()
+        self.events.iter().map(|event| (event.id, event.previous_event_id, event.event_type.as_str())).collect()
     }
 }
 
@@ -103,23 +80,13 @@ fn start() -> jiff::Timestamp {
 }
 
 async fn run_with(definition: Value, input: Value, handler: &Script) -> Run {
-    let machine =
-        Machine::parse(&definition.to_string()).unwrap_or_else(|problems| panic!("{problems:#?}"));
+    let machine = Machine::parse(&definition.to_string()).unwrap_or_else(|problems| panic!("{problems:#?}"));
     let clock = VirtualClock::at(start());
     let settings = Settings::new("us-east-1", "111122223333", "Machine", "run-1");
     let mut events = Vec::new();
-    let outcome = Execution::start(Arc::new(machine), input, settings)
-        .run(handler, &clock, &mut events)
-        .await
-        .unwrap();
-    let seconds = asl::Clock::now(&clock)
-        .duration_since(start())
-        .as_secs_f64();
-    Run {
-        outcome,
-        events,
-        seconds,
-    }
+    let outcome = Execution::start(Arc::new(machine), input, settings).run(handler, &clock, &mut events).await.unwrap();
+    let seconds = asl::Clock::now(&clock).duration_since(start()).as_secs_f64();
+    Run { outcome, events, seconds }
 }
 
 async fn run(definition: Value, input: Value) -> Run {
@@ -160,14 +127,8 @@ async fn a_pass_hands_on_its_input_or_its_output_and_assigns_variables_all_at_on
         ]
     );
     let exited = serde_json::to_value(&run.events[2]).unwrap();
-    assert_eq!(
-        exited["stateExitedEventDetails"]["assignedVariables"],
-        json!({"x": "1", "y": "7"})
-    );
-    assert_eq!(
-        exited["stateExitedEventDetails"]["output"],
-        json!("{\"n\":7}")
-    );
+    assert_eq!(exited["stateExitedEventDetails"]["assignedVariables"], json!({"x": "1", "y": "7"}));
+    assert_eq!(exited["stateExitedEventDetails"]["output"], json!("{\"n\":7}"));
     assert_eq!(exited["timestamp"], json!("2026-01-02T03:04:05.678Z"));
 }
 
@@ -181,14 +142,8 @@ async fn a_choice_takes_the_first_rule_that_holds() {
         "Big": {"Type": "Pass", "Output": {"size": "{% $size %}", "in": "{% $states.input %}"}, "End": true},
         "Small": {"Type": "Succeed", "Output": {"size": "{% $size %}", "in": "{% $states.input %}"}}
     }));
-    assert_eq!(
-        run(definition.clone(), json!({"n": 11})).await.output(),
-        &json!({"size": "big", "in": 11})
-    );
-    assert_eq!(
-        run(definition.clone(), json!({"n": 6})).await.output(),
-        &json!({"size": "middle", "in": {"n": 6}})
-    );
+    assert_eq!(run(definition.clone(), json!({"n": 11})).await.output(), &json!({"size": "big", "in": 11}));
+    assert_eq!(run(definition.clone(), json!({"n": 6})).await.output(), &json!({"size": "middle", "in": {"n": 6}}));
     assert_eq!(
         run(definition.clone(), json!({"n": 1})).await.output(),
         &json!({"size": "small", "in": {"small": true}})
@@ -204,14 +159,7 @@ async fn a_choice_without_a_match_and_without_default_fails_the_execution() {
     let run = run(definition, json!({})).await;
     assert_eq!(run.outcome.status, ExecutionStatus::Failed);
     assert_eq!(run.outcome.error.as_deref(), Some("States.NoChoiceMatched"));
-    assert_eq!(
-        run.shape(),
-        [
-            (1, 0, "ExecutionStarted"),
-            (2, 0, "ChoiceStateEntered"),
-            (3, 2, "ExecutionFailed")
-        ]
-    );
+    assert_eq!(run.shape(), [(1, 0, "ExecutionStarted"), (2, 0, "ChoiceStateEntered"), (3, 2, "ExecutionFailed")]);
 }
 
 #[tokio::test]
@@ -221,10 +169,7 @@ async fn a_condition_that_is_not_a_boolean_is_an_evaluation_error() {
         "D": {"Type": "Succeed"}
     }));
     let run = run(definition, json!({})).await;
-    assert_eq!(
-        run.outcome.error.as_deref(),
-        Some("States.QueryEvaluationError")
-    );
+    assert_eq!(run.outcome.error.as_deref(), Some("States.QueryEvaluationError"));
     assert_eq!(run.events[2].text("location"), Some("Choices[0]/Condition"));
 }
 
@@ -241,23 +186,12 @@ async fn a_wait_lasts_as_long_as_it_says_and_no_real_time_passes() {
 
 #[tokio::test]
 async fn a_fail_state_names_error_and_cause() {
-    let definition = machine(
-        json!({"F": {"Type": "Fail", "Error": "{% 'Recovery.' & $states.input.kind %}", "Cause": "why"}}),
-    );
+    let definition =
+        machine(json!({"F": {"Type": "Fail", "Error": "{% 'Recovery.' & $states.input.kind %}", "Cause": "why"}}));
     let run = run(definition, json!({"kind": "Refused"})).await;
     assert_eq!(run.outcome.status, ExecutionStatus::Failed);
-    assert_eq!(
-        (run.outcome.error.as_deref(), run.outcome.cause.as_deref()),
-        (Some("Recovery.Refused"), Some("why"))
-    );
-    assert_eq!(
-        run.shape(),
-        [
-            (1, 0, "ExecutionStarted"),
-            (2, 0, "FailStateEntered"),
-            (3, 2, "ExecutionFailed")
-        ]
-    );
+    assert_eq!((run.outcome.error.as_deref(), run.outcome.cause.as_deref()), (Some("Recovery.Refused"), Some("why")));
+    assert_eq!(run.shape(), [(1, 0, "ExecutionStarted"), (2, 0, "FailStateEntered"), (3, 2, "ExecutionFailed")]);
 }
 
 #[tokio::test]
@@ -294,8 +228,7 @@ async fn lambda_invoke_wraps_the_answer_in_an_envelope() {
         async fn invoke(&self, call: TaskCall) -> TaskOutcome {
             let function = call.function().unwrap();
             assert_eq!(function.function, "adder");
-            let sum =
-                function.payload["a"].as_i64().unwrap() + function.payload["b"].as_i64().unwrap();
+            let sum = function.payload["a"].as_i64().unwrap() + function.payload["b"].as_i64().unwrap();
             call.function_answered(json!(sum))
         }
     }
@@ -305,14 +238,10 @@ async fn lambda_invoke_wraps_the_answer_in_an_envelope() {
     }));
     let machine = Machine::parse(&definition.to_string()).unwrap();
     let mut events: Vec<HistoryEvent> = Vec::new();
-    let outcome = Execution::start(
-        Arc::new(machine),
-        json!({}),
-        Settings::new("us-east-1", "111122223333", "M", "r"),
-    )
-    .run(&Adder, &VirtualClock::at(start()), &mut events)
-    .await
-    .unwrap();
+    let outcome = Execution::start(Arc::new(machine), json!({}), Settings::new("us-east-1", "111122223333", "M", "r"))
+        .run(&Adder, &VirtualClock::at(start()), &mut events)
+        .await
+        .unwrap();
     assert_eq!(outcome.output.unwrap().value(), &json!(3));
     let scheduled = serde_json::to_value(&events[2]).unwrap();
     assert_eq!(
@@ -331,53 +260,28 @@ async fn a_retrier_waits_longer_each_time_up_to_its_maximum_and_then_gives_up() 
     }));
     let run = run_with(definition, json!({}), &script).await;
     assert_eq!(run.outcome.error.as_deref(), Some("Recovery.NotYet"));
-    assert_eq!(
-        script.payloads(),
-        [json!(0), json!(1), json!(2), json!(3), json!(4)]
-    );
+    assert_eq!(script.payloads(), [json!(0), json!(1), json!(2), json!(3), json!(4)]);
     assert_eq!(run.seconds, 2.0 + 6.0 + 18.0 + 20.0);
     assert_eq!(
-        run.types()
-            .iter()
-            .filter(|kind| **kind == "TaskStateEntered")
-            .count(),
+        run.types().iter().filter(|kind| **kind == "TaskStateEntered").count(),
         1,
         "a retry does not enter the state again"
     );
-    let keys: Vec<String> = script
-        .calls
-        .lock()
-        .unwrap()
-        .iter()
-        .map(|call| call.idempotency_key.clone())
-        .collect();
+    let keys: Vec<String> = script.calls.lock().unwrap().iter().map(|call| call.idempotency_key.clone()).collect();
     assert_eq!(keys[4], "run-1/T@2.4");
 }
 
 #[tokio::test]
 async fn retriers_count_apart_and_counters_start_again_with_each_visit() {
-    let script = Script::default().state(
-        "T",
-        vec![
-            broken("A"),
-            broken("B"),
-            broken("A"),
-            ok(json!(1)),
-            broken("A"),
-            broken("B"),
-            ok(json!(2)),
-        ],
-    );
+    let script = Script::default()
+        .state("T", vec![broken("A"), broken("B"), broken("A"), ok(json!(1)), broken("A"), broken("B"), ok(json!(2))]);
     let definition = machine(json!({
         "T": {"Type": "Task", "Resource": FUNCTION,
               "Retry": [{"ErrorEquals": ["A"], "MaxAttempts": 2}, {"ErrorEquals": ["States.ALL"], "MaxAttempts": 1}], "Next": "Again"},
         "Again": {"Type": "Choice", "Choices": [{"Condition": "{% $states.input = 1 %}", "Next": "T"}], "Default": "Done"},
         "Done": {"Type": "Succeed"}
     }));
-    assert_eq!(
-        run_with(definition, json!({}), &script).await.output(),
-        &json!(2)
-    );
+    assert_eq!(run_with(definition, json!({}), &script).await.output(), &json!(2));
 }
 
 #[tokio::test]
@@ -403,10 +307,7 @@ async fn without_output_a_catcher_hands_on_the_error() {
         "T": {"Type": "Task", "Resource": FUNCTION, "Catch": [{"ErrorEquals": ["States.ALL"], "Next": "P"}], "End": true},
         "P": {"Type": "Pass", "End": true}
     }));
-    assert_eq!(
-        run_with(definition, json!({}), &script).await.output(),
-        &json!({"Error": "A", "Cause": "because"})
-    );
+    assert_eq!(run_with(definition, json!({}), &script).await.output(), &json!({"Error": "A", "Cause": "because"}));
 }
 
 #[tokio::test]
@@ -435,10 +336,7 @@ async fn the_machines_own_timeout_is_not_caught() {
     let run = run_with(definition, json!({}), &script).await;
     assert_eq!(run.outcome.status, ExecutionStatus::TimedOut);
     assert_eq!(run.seconds, 900.0);
-    assert_eq!(
-        run.types()[run.events.len() - 2..],
-        ["TaskStateAborted", "ExecutionTimedOut"]
-    );
+    assert_eq!(run.types()[run.events.len() - 2..], ["TaskStateAborted", "ExecutionTimedOut"]);
 }
 
 #[tokio::test]
@@ -454,22 +352,10 @@ async fn a_parallel_runs_its_branches_side_by_side_with_scopes_of_their_own() {
         ], "Output": {"both": "{% $states.result %}", "leaked": "{% $exists($inner) %}"}, "End": true}
     }));
     let run = run_with(definition, json!({}), &script).await;
+    assert_eq!(run.output(), &json!({"both": [["t", "outer", 1], 1], "leaked": false}));
     assert_eq!(
-        run.output(),
-        &json!({"both": [["t", "outer", 1], 1], "leaked": false})
-    );
-    assert_eq!(
-        run.types()
-            .iter()
-            .filter(|kind| kind.starts_with("ParallelState"))
-            .copied()
-            .collect::<Vec<_>>(),
-        [
-            "ParallelStateEntered",
-            "ParallelStateStarted",
-            "ParallelStateSucceeded",
-            "ParallelStateExited"
-        ]
+        run.types().iter().filter(|kind| kind.starts_with("ParallelState")).copied().collect::<Vec<_>>(),
+        ["ParallelStateEntered", "ParallelStateStarted", "ParallelStateSucceeded", "ParallelStateExited"]
     );
 }
 
@@ -485,11 +371,7 @@ async fn a_failing_branch_aborts_the_others_and_can_be_caught() {
     }));
     let run = run_with(definition, json!({}), &script).await;
     assert_eq!(run.output(), &json!({"Error": "E", "Cause": "C"}));
-    let tail: Vec<_> = run
-        .types()
-        .into_iter()
-        .skip_while(|kind| *kind != "FailStateEntered")
-        .collect();
+    let tail: Vec<_> = run.types().into_iter().skip_while(|kind| *kind != "FailStateEntered").collect();
     assert_eq!(
         tail,
         [
@@ -552,13 +434,9 @@ async fn a_map_over_nothing_gives_an_empty_list() {
 
 #[tokio::test]
 async fn an_undefined_output_points_before_the_state_and_can_be_caught_on_a_task() {
-    let definition =
-        machine(json!({"P": {"Type": "Pass", "Output": {"r": "{% $nothing %}"}, "End": true}}));
+    let definition = machine(json!({"P": {"Type": "Pass", "Output": {"r": "{% $nothing %}"}, "End": true}}));
     let failed = run(definition, json!({})).await;
-    assert_eq!(
-        failed.shape()[2..],
-        [(3, 0, "EvaluationFailed"), (4, 3, "ExecutionFailed")]
-    );
+    assert_eq!(failed.shape()[2..], [(3, 0, "EvaluationFailed"), (4, 3, "ExecutionFailed")]);
     assert_eq!(
         failed.outcome.cause.as_deref(),
         Some(
@@ -570,23 +448,15 @@ async fn an_undefined_output_points_before_the_state_and_can_be_caught_on_a_task
         "T": {"Type": "Task", "Resource": FUNCTION, "Output": "{% $nothing %}", "Catch": [{"ErrorEquals": ["States.QueryEvaluationError"], "Next": "P"}], "End": true},
         "P": {"Type": "Pass", "Output": "caught", "End": true}
     }));
-    assert_eq!(
-        run_with(definition, json!({}), &script).await.output(),
-        &json!("caught")
-    );
+    assert_eq!(run_with(definition, json!({}), &script).await.output(), &json!("caught"));
 }
 
 const WAITER: &str = "arn:aws:states:::sqs:sendMessage.waitForTaskToken";
 
 fn waiting(extra: Value) -> Value {
     let mut state = json!({"Type": "Task", "Resource": WAITER, "Arguments": {"token": "{% $states.context.Task.Token %}"}, "End": true});
-    state
-        .as_object_mut()
-        .unwrap()
-        .extend(extra.as_object().unwrap().clone());
-    machine(
-        json!({"T": state, "P": {"Type": "Pass", "Output": {"caught": "{% $states.input %}"}, "End": true}}),
-    )
+    state.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+    machine(json!({"T": state, "P": {"Type": "Pass", "Output": {"caught": "{% $states.input %}"}, "End": true}}))
 }
 
 /// Answers tokens as soon as they are handed out.
@@ -609,10 +479,7 @@ impl TaskHandler for Answering {
                 Err((error, cause)) => handle.send_task_failure(&token, error, cause).await,
             }
             .unwrap();
-            assert_eq!(
-                handle.send_task_heartbeat("unknown").await,
-                Err(asl::ControlError::UnknownToken)
-            );
+            assert_eq!(handle.send_task_heartbeat("unknown").await, Err(asl::ControlError::UnknownToken));
         };
         let sent = tokio::spawn(send);
         if self.early {
@@ -623,33 +490,14 @@ impl TaskHandler for Answering {
     }
 }
 
-async fn run_token(
-    definition: Value,
-    answer: Result<Value, (Option<String>, Option<String>)>,
-    early: bool,
-) -> Run {
-    let machine =
-        Machine::parse(&definition.to_string()).unwrap_or_else(|problems| panic!("{problems:#?}"));
-    let execution = Execution::start(
-        Arc::new(machine),
-        json!({}),
-        Settings::new("us-east-1", "111122223333", "M", "r"),
-    );
-    let handler = Answering {
-        handle: Mutex::new(Some(execution.handle())),
-        answer,
-        early,
-    };
+async fn run_token(definition: Value, answer: Result<Value, (Option<String>, Option<String>)>, early: bool) -> Run {
+    let machine = Machine::parse(&definition.to_string()).unwrap_or_else(|problems| panic!("{problems:#?}"));
+    let execution =
+        Execution::start(Arc::new(machine), json!({}), Settings::new("us-east-1", "111122223333", "M", "r"));
+    let handler = Answering { handle: Mutex::new(Some(execution.handle())), answer, early };
     let mut events = Vec::new();
-    let outcome = execution
-        .run(&handler, &asl::SystemClock, &mut events)
-        .await
-        .unwrap();
-    Run {
-        outcome,
-        events,
-        seconds: 0.0,
-    }
+    let outcome = execution.run(&handler, &asl::SystemClock, &mut events).await.unwrap();
+    Run { outcome, events, seconds: 0.0 }
 }
 
 #[tokio::test]
@@ -662,15 +510,7 @@ async fn a_token_ends_its_task_before_or_after_the_call_that_hands_it_out() {
         )
         .await;
         assert_eq!(run.output(), &json!({"approved": true}));
-        assert_eq!(
-            run.types()[2..6],
-            [
-                "TaskScheduled",
-                "TaskStarted",
-                "TaskSubmitted",
-                "TaskSucceeded"
-            ]
-        );
+        assert_eq!(run.types()[2..6], ["TaskScheduled", "TaskStarted", "TaskSubmitted", "TaskSucceeded"]);
     }
 }
 
@@ -678,10 +518,7 @@ async fn a_token_ends_its_task_before_or_after_the_call_that_hands_it_out() {
 async fn a_token_failure_without_error_and_cause_gives_nulls() {
     let definition = waiting(json!({"Catch": [{"ErrorEquals": ["States.ALL"], "Next": "P"}]}));
     let run = run_token(definition, Err((None, None)), false).await;
-    assert_eq!(
-        run.output(),
-        &json!({"caught": {"Error": null, "Cause": null}})
-    );
+    assert_eq!(run.output(), &json!({"caught": {"Error": null, "Cause": null}}));
 }
 
 #[tokio::test]
@@ -715,31 +552,21 @@ async fn a_stopped_execution_is_aborted_and_a_paused_one_waits() {
         "B": {"Type": "Task", "Resource": FUNCTION, "End": true}
     }));
     let machine = Arc::new(Machine::parse(&definition.to_string()).unwrap());
-    let execution = Execution::start(
-        machine,
-        json!({}),
-        Settings::new("us-east-1", "111122223333", "M", "r"),
-    );
+    let execution = Execution::start(machine, json!({}), Settings::new("us-east-1", "111122223333", "M", "r"));
     let handle = execution.handle();
     let slow = Arc::new(Slow(tokio::sync::Notify::new()));
     let running = {
         let slow = Arc::clone(&slow);
         tokio::spawn(async move {
             let mut events: Vec<HistoryEvent> = Vec::new();
-            let outcome = execution
-                .run(&*slow, &asl::SystemClock, &mut events)
-                .await
-                .unwrap();
+            let outcome = execution.run(&*slow, &asl::SystemClock, &mut events).await.unwrap();
             (outcome, events)
         })
     };
     slow.0.notified().await;
     handle.pause().await.unwrap();
     handle.unpause().await.unwrap();
-    handle
-        .stop(Some("Operator".to_owned()), Some("enough".to_owned()))
-        .await
-        .unwrap();
+    handle.stop(Some("Operator".to_owned()), Some("enough".to_owned())).await.unwrap();
     let (outcome, events) = running.await.unwrap();
     assert_eq!(outcome.status, ExecutionStatus::Aborted);
     assert_eq!(events.last().unwrap().text("cause"), Some("enough"));
@@ -753,17 +580,9 @@ async fn an_oversized_answer_is_caught_and_an_oversized_output_is_not() {
         "T": {"Type": "Task", "Resource": FUNCTION, "Catch": [{"ErrorEquals": ["States.ALL"], "Next": "P"}], "End": true},
         "P": {"Type": "Pass", "Output": "{% $states.input.Error %}", "End": true}
     }));
-    assert_eq!(
-        run_with(definition, json!({}), &script).await.output(),
-        &json!("States.DataLimitExceeded")
-    );
-    let definition = machine(
-        json!({"P": {"Type": "Pass", "Output": "{% $pad('', 262143, 'x') %}", "End": true}}),
-    );
-    assert_eq!(
-        run(definition, json!({})).await.outcome.error.as_deref(),
-        Some("States.DataLimitExceeded")
-    );
+    assert_eq!(run_with(definition, json!({}), &script).await.output(), &json!("States.DataLimitExceeded"));
+    let definition = machine(json!({"P": {"Type": "Pass", "Output": "{% $pad('', 262143, 'x') %}", "End": true}}));
+    assert_eq!(run(definition, json!({})).await.outcome.error.as_deref(), Some("States.DataLimitExceeded"));
 }
 
 #[tokio::test]
@@ -775,11 +594,7 @@ async fn a_machine_that_never_ends_fails_at_its_last_event() {
     }));
     let run = run(definition, json!({})).await;
     assert_eq!(run.outcome.error.as_deref(), Some("States.Runtime"));
-    assert!(
-        (25_000..25_003).contains(&run.events.len()),
-        "{}",
-        run.events.len()
-    );
+    assert!((25_000..25_003).contains(&run.events.len()), "{}", run.events.len());
 }
 
 #[tokio::test]
@@ -794,19 +609,9 @@ async fn an_observer_that_fails_stops_the_run_before_anything_is_called() {
     let script = Script::default().state("T", vec![ok(json!(1))]);
     let definition = machine(json!({"T": {"Type": "Task", "Resource": FUNCTION, "End": true}}));
     let machine = Arc::new(Machine::parse(&definition.to_string()).unwrap());
-    let execution = Execution::start(
-        machine,
-        json!({}),
-        Settings::new("us-east-1", "111122223333", "M", "r"),
-    );
-    let error = execution
-        .run(&script, &VirtualClock::at(start()), &mut Full)
-        .await
-        .unwrap_err();
-    assert_eq!(
-        error.to_string(),
-        "could not record an event of the execution"
-    );
+    let execution = Execution::start(machine, json!({}), Settings::new("us-east-1", "111122223333", "M", "r"));
+    let error = execution.run(&script, &VirtualClock::at(start()), &mut Full).await.unwrap_err();
+    assert_eq!(error.to_string(), "could not record an event of the execution");
     assert!(script.calls.lock().unwrap().is_empty());
 }
 
@@ -821,20 +626,8 @@ fn the_graph_shows_every_edge() {
     let graph = Machine::parse(&definition.to_string()).unwrap().graph();
     assert_eq!(graph.start, "T");
     let task = graph.find("T").unwrap();
-    assert_eq!(
-        (task.kind, task.comment.as_deref(), task.edges.len()),
-        ("Task", Some("why"), 2)
-    );
-    assert_eq!(
-        graph
-            .find("C")
-            .unwrap()
-            .edges
-            .iter()
-            .map(|edge| edge.target.as_str())
-            .collect::<Vec<_>>(),
-        ["M", "S"]
-    );
+    assert_eq!((task.kind, task.comment.as_deref(), task.edges.len()), ("Task", Some("why"), 2));
+    assert_eq!(graph.find("C").unwrap().edges.iter().map(|edge| edge.target.as_str()).collect::<Vec<_>>(), ["M", "S"]);
     assert_eq!(graph.find("I").unwrap().kind, "Pass");
     assert_eq!(graph.all_states().len(), 5);
 }
