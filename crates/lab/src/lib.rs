@@ -1,1 +1,15 @@
-//!
+//! A real PostgreSQL pair, emulated AWS and scripted faults on one machine.
+
+mod error;
+mod folder;
+mod ports;
+mod process;
+mod python;
+
+pub mod cache;
+pub mod load;
+pub mod postgres;
+pub mod tls;
+
+pub use error::{Error, Result};
+pub use folder::Folder;

@@ -85,8 +85,13 @@ fn presign(
     let mut settings = SigningSettings::default();
     settings.signature_location = SignatureLocation::QueryParams;
     settings.expires_in = Some(EXPIRES);
-    let params =
-        v4::SigningParams::builder().identity(&identity).region(region).name("sts").time(now).settings(settings).build()?;
+    let params = v4::SigningParams::builder()
+        .identity(&identity)
+        .region(region)
+        .name("sts")
+        .time(now)
+        .settings(settings)
+        .build()?;
     let headers = std::iter::once(("x-k8s-aws-id", cluster));
     let request = SignableRequest::new("GET", url.as_str(), headers, SignableBody::Bytes(&[]))?;
     let (instructions, _) = sign(request, &params.into())?.into_parts();
@@ -153,7 +158,12 @@ mod tests {
     #[test]
     fn a_token_is_for_one_cluster_only() {
         let signature = |cluster| {
-            url_in(&signed("us-west-2", cluster, None)).query_pairs().find(|(k, _)| k == "X-Amz-Signature").unwrap().1.into_owned()
+            url_in(&signed("us-west-2", cluster, None))
+                .query_pairs()
+                .find(|(k, _)| k == "X-Amz-Signature")
+                .unwrap()
+                .1
+                .into_owned()
         };
         assert_ne!(signature("sparc-west"), signature("sparc-east"));
     }

@@ -8,6 +8,7 @@ mod aws;
 pub mod calls;
 pub mod cloudfront;
 pub mod eks;
+pub mod eks_token;
 pub mod rds;
 pub mod route53;
 pub mod s3;
