@@ -129,7 +129,8 @@ impl Cluster {
             field_validation: None,
         };
         // The label is also what a refusal names, see `Error::from_status`.
-        let answer = self.ask(&manifest.label(), api.patch(&manifest.name, &params, &Patch::Apply(&manifest.object))).await?;
+        let answer =
+            self.ask(&manifest.label(), api.patch(&manifest.name, &params, &Patch::Apply(&manifest.object))).await?;
         Ok(serde_json::to_value(answer).unwrap_or_default())
     }
 
@@ -170,7 +171,14 @@ impl Cluster {
         Ok(())
     }
 
-    async fn scale<K>(&self, api: &Api<K>, label: String, name: &str, wanted: u32, applied: &mut Applied) -> Result<(), Error>
+    async fn scale<K>(
+        &self,
+        api: &Api<K>,
+        label: String,
+        name: &str,
+        wanted: u32,
+        applied: &mut Applied,
+    ) -> Result<(), Error>
     where
         K: Clone + serde::de::DeserializeOwned,
     {
@@ -227,7 +235,8 @@ impl Cluster {
         let found = known[&manifest.api_version].as_ref().and_then(|group| {
             group.versioned_resources(version).into_iter().find(|(resource, _)| resource.kind == manifest.kind)
         });
-        Ok(found.map(|(resource, capabilities)| Served { resource, namespaced: capabilities.scope == Scope::Namespaced }))
+        Ok(found
+            .map(|(resource, capabilities)| Served { resource, namespaced: capabilities.scope == Scope::Namespaced }))
     }
 }
 

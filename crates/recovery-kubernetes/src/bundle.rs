@@ -143,8 +143,7 @@ pub(crate) fn parse(text: &str) -> Result<Vec<Manifest>, BundleError> {
     bounded("the bundle", text.len(), MOST_BYTES)?;
     let mut manifests = Vec::new();
     for (n, document) in serde_yaml_ng::Deserializer::from_str(text).enumerate() {
-        let value =
-            Value::deserialize(document).map_err(|source| BundleError::NotYaml { document: n + 1, source })?;
+        let value = Value::deserialize(document).map_err(|source| BundleError::NotYaml { document: n + 1, source })?;
         match value {
             // What `---` at the end or a comment alone leaves.
             Value::Null => {}
@@ -203,7 +202,8 @@ fn manifest(document: usize, mut object: Value) -> Result<Manifest, BundleError>
         }
     }
     if manifest.is_scaled()
-        && let Some(replicas) = object.get_mut("spec").and_then(Value::as_object_mut).and_then(|spec| spec.remove("replicas"))
+        && let Some(replicas) =
+            object.get_mut("spec").and_then(Value::as_object_mut).and_then(|spec| spec.remove("replicas"))
     {
         let count = replicas.as_u64().and_then(|count| u32::try_from(count).ok());
         let bad = || BundleError::BadReplicas { object: manifest.label(), replicas: replicas.to_string() };
@@ -220,15 +220,33 @@ mod tests {
     #[test]
     fn what_others_need_goes_first_and_equals_keep_their_order() {
         let kinds = [
-            "Deployment", "Ingress", "ExternalSecret", "Service", "Widget", "ConfigMap", "RoleBinding", "Role",
-            "CustomResourceDefinition", "Namespace", "ServiceAccount",
+            "Deployment",
+            "Ingress",
+            "ExternalSecret",
+            "Service",
+            "Widget",
+            "ConfigMap",
+            "RoleBinding",
+            "Role",
+            "CustomResourceDefinition",
+            "Namespace",
+            "ServiceAccount",
         ];
         let text: Vec<String> =
             kinds.iter().map(|kind| format!("apiVersion: g/v1\nkind: {kind}\nmetadata: {{name: a}}\n")).collect();
         let order: Vec<String> = parse(&text.join("---\n")).unwrap().into_iter().map(|m| m.kind).collect();
         let expected = [
-            "Namespace", "CustomResourceDefinition", "ServiceAccount", "Role", "RoleBinding", "ConfigMap",
-            "ExternalSecret", "Service", "Widget", "Deployment", "Ingress",
+            "Namespace",
+            "CustomResourceDefinition",
+            "ServiceAccount",
+            "Role",
+            "RoleBinding",
+            "ConfigMap",
+            "ExternalSecret",
+            "Service",
+            "Widget",
+            "Deployment",
+            "Ingress",
         ];
         assert_eq!(order, expected);
     }
@@ -281,7 +299,8 @@ mod tests {
 
     #[test]
     fn what_is_too_large_is_not_sent() {
-        let large = format!("apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: a}}\ndata: {{x: {}}}", "y".repeat(1 << 20));
+        let large =
+            format!("apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: a}}\ndata: {{x: {}}}", "y".repeat(1 << 20));
         assert!(matches!(parse(&large).unwrap_err(), BundleError::TooLarge { what, .. } if what == "ConfigMap/a"));
         assert!(matches!(parse(&"#".repeat(MOST_BYTES + 1)).unwrap_err(), BundleError::TooLarge { .. }));
     }

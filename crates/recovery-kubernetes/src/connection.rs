@@ -110,7 +110,8 @@ impl Cluster {
         let cluster = || self.at.cluster.clone();
         let token = self.tokens.token().await.map_err(|source| Error::Token { cluster: cluster(), source })?;
         let misconfigured = |why: String| Error::Misconfigured { cluster: cluster(), why };
-        let uri = self.at.endpoint.parse().map_err(|_| misconfigured(format!("`{}` is not a URL", self.at.endpoint)))?;
+        let uri =
+            self.at.endpoint.parse().map_err(|_| misconfigured(format!("`{}` is not a URL", self.at.endpoint)))?;
         let mut config = Config::new(uri);
         let authorities = CertificateDer::pem_slice_iter(self.at.ca_pem.as_bytes())
             .map(|certificate| certificate.map(|der| der.to_vec()))

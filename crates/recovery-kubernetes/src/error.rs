@@ -279,7 +279,9 @@ impl Classified for Error {
 
     fn remedy(&self) -> String {
         match self {
-            Error::Unreachable { cluster, .. } => format!("check the endpoint of `{cluster}` in the plan and the route to it"),
+            Error::Unreachable { cluster, .. } => {
+                format!("check the endpoint of `{cluster}` in the plan and the route to it")
+            }
             Error::TimedOut { cluster, .. } | Error::Unavailable { cluster, .. } => {
                 format!("look at the health of `{cluster}`'s control plane; the request may be repeated")
             }
@@ -287,23 +289,34 @@ impl Classified for Error {
             Error::Terminating { cluster, .. } => format!("find what holds the namespace's finalizers in `{cluster}`"),
             Error::NotServedYet { .. } => "wait until the server has established the definition".to_owned(),
             Error::Untrusted { cluster, .. } => {
-                format!("compare the authority recorded for `{cluster}` with what EKS names, before trusting the new one")
+                format!(
+                    "compare the authority recorded for `{cluster}` with what EKS names, before trusting the new one"
+                )
             }
             Error::Token { .. } => "check the credentials of the role that runs this step".to_owned(),
             Error::Unauthenticated { cluster, .. } => {
-                format!("give the role that runs this step an access entry in `{cluster}`, and check this machine's clock")
+                format!(
+                    "give the role that runs this step an access entry in `{cluster}`, and check this machine's clock"
+                )
             }
             Error::Forbidden { cluster, .. } => format!("add the missing right to the recovery role in `{cluster}`"),
             Error::Conflict { .. } => {
-                "take the fields out of the bundle or out of the other manager, or allow the apply to take them".to_owned()
+                "take the fields out of the bundle or out of the other manager, or allow the apply to take them"
+                    .to_owned()
             }
             Error::Superseded { held, .. } => format!("leave this run; the one with epoch {held} is in charge"),
             Error::Missing { object, .. } => format!("correct the plan or the bundle, which expect {object}"),
-            Error::UnknownKind { kind, .. } => format!("install the definition of `{kind}` in the cluster or add it to the bundle"),
+            Error::UnknownKind { kind, .. } => {
+                format!("install the definition of `{kind}` in the cluster or add it to the bundle")
+            }
             Error::Invalid { object, .. } => format!("correct {object} in the bundle and upload it again"),
             Error::Bundle { .. } => "correct the bundle and upload it again".to_owned(),
-            Error::Misconfigured { cluster, .. } => format!("correct the endpoint or the authority of `{cluster}` in the plan"),
-            Error::Unreadable { .. } => "compare the version of the cluster with the versions this was tested on".to_owned(),
+            Error::Misconfigured { cluster, .. } => {
+                format!("correct the endpoint or the authority of `{cluster}` in the plan")
+            }
+            Error::Unreadable { .. } => {
+                "compare the version of the cluster with the versions this was tested on".to_owned()
+            }
         }
     }
 }
@@ -321,9 +334,11 @@ impl From<Error> for ClusterError {
             Error::Terminating { cluster, .. } | Error::NotServedYet { cluster, .. } => {
                 ClusterError::Busy { cluster, why: words }
             }
-            Error::Untrusted { ref cluster, .. } | Error::Token { ref cluster, .. } => {
-                ClusterError::Denied { cluster: cluster.clone(), doing: "a connection".to_owned(), source: Box::new(error) }
-            }
+            Error::Untrusted { ref cluster, .. } | Error::Token { ref cluster, .. } => ClusterError::Denied {
+                cluster: cluster.clone(),
+                doing: "a connection".to_owned(),
+                source: Box::new(error),
+            },
             Error::Unauthenticated { ref cluster, ref doing, .. } | Error::Forbidden { ref cluster, ref doing, .. } => {
                 ClusterError::Denied { cluster: cluster.clone(), doing: doing.clone(), source: Box::new(error) }
             }

@@ -151,9 +151,7 @@ mod tests {
         let deadline = json!([{"type": "Progressing", "status": "False", "reason": "ProgressDeadlineExceeded",
             "message": "ReplicaSet \"core-apis-1\" has timed out progressing."}]);
         let quota = json!([{"type": "ReplicaFailure", "status": "True", "reason": "FailedCreate", "message": "exceeded quota"}]);
-        let of = |seen: u32, total: u32, updated: u32, available: u32| {
-            json!({"observedGeneration": seen, "replicas": total, "updatedReplicas": updated, "availableReplicas": available})
-        };
+        let of = |seen: u32, total: u32, updated: u32, available: u32| json!({"observedGeneration": seen, "replicas": total, "updatedReplicas": updated, "availableReplicas": available});
         let with = |mut status: Value, conditions: &Value| {
             status["conditions"] = conditions.clone();
             status

@@ -37,7 +37,8 @@ impl Cluster {
             .iter()
             .map(|deployment| {
                 let writer = writer(deployment);
-                let autoscaler = autoscalers.iter().find(|(_, target)| *target == writer.name).map(|(name, _)| name.clone());
+                let autoscaler =
+                    autoscalers.iter().find(|(_, target)| *target == writer.name).map(|(name, _)| name.clone());
                 let running = deployment.status.as_ref().and_then(|status| status.replicas).unwrap_or(0);
                 WriterStatus { writer, running: u32::try_from(running).unwrap_or(0), autoscaler }
             })

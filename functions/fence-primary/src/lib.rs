@@ -117,6 +117,32 @@ impl Classified for Error {
     }
 }
 
+/// What the fence is after a request.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Response {
+    /// It is up.
+    Closed(Box<Fence>),
+    /// It is down, or says why it stays.
+    Lifted(FenceLifted),
+}
+
+/// Puts the fence up or takes it down.
+///
+/// # Errors
+/// Those of [`close`] and [`lift`].
+pub async fn fence_primary(
+    request: &Request,
+    plan: &Plan,
+    world: &World<'_>,
+    now: Timestamp,
+) -> Result<Response, Error> {
+    match request.action {
+        Action::Close => close(&request.run, plan, world, now).await.map(|fence| Response::Closed(Box::new(fence))),
+        Action::Lift => lift(&request.run, plan, world, now).await.map(Response::Lifted),
+    }
+}
+
 /// Puts the fence up and proves it.
 ///
 /// # Errors

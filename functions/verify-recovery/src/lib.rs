@@ -37,6 +37,47 @@ pub enum Request {
     Watch {},
 }
 
+/// What this function asks.
+pub struct World<'a> {
+    /// The server that takes writes before a failover; watched.
+    pub primary: &'a dyn Database,
+    /// The server that takes them afterwards.
+    pub standby: &'a dyn Database,
+    /// Asks services as a customer would.
+    pub prober: &'a dyn Prober,
+    /// Positions and the fence object.
+    pub evidence: &'a dyn ObjectStore,
+}
+
+/// What was seen.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Response {
+    /// Services work.
+    Health(Health),
+    /// Customers reach them.
+    Reached(Reached),
+    /// The primary, watched.
+    Watch(Watch),
+}
+
+/// Asks what the request wants to know.
+///
+/// # Errors
+/// Those of [`health`], [`reached`] and [`watch`].
+pub async fn verify_recovery(
+    request: &Request,
+    plan: &Plan,
+    world: &World<'_>,
+    now: Timestamp,
+) -> Result<Response, Error> {
+    match request {
+        Request::Health { run } => health(run, plan, world.standby, world.prober, now).await.map(Response::Health),
+        Request::Reached { .. } => reached(plan, world.prober).await.map(Response::Reached),
+        Request::Watch {} => watch(plan, world.primary, world.evidence).await.map(Response::Watch),
+    }
+}
+
 /// The platform does not work, or not yet.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {

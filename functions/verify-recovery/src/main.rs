@@ -1,2 +1,29 @@
+//! Lambda `verify-recovery`.
+
+use jiff::Timestamp;
+use recovery_aws::Aws;
+use recovery_http::HttpProber;
+use recovery_lambda::misconfigured;
+use recovery_sites::databases;
+use verify_recovery::{Request, World, verify_recovery};
+
 #[tokio::main]
-async fn main() {}
+async fn main() -> Result<(), recovery_lambda::Error> {
+    recovery_lambda::serve(
+        "verify-recovery",
+        |settings| async move {
+            let aws = Aws::from_plan(&settings.plan).await;
+            let sites = databases(&settings, &aws)?;
+            aws.warm().await;
+            let prober = HttpProber::new().map_err(|error| misconfigured(&format!("TLS cannot be set up: {error}")))?;
+            Ok((settings, aws, sites, prober))
+        },
+        |wiring, request: Request| async move {
+            let (settings, aws, sites, prober) = &*wiring;
+            let evidence = aws.evidence();
+            let world = World { primary: &*sites.primary, standby: &*sites.standby, prober, evidence: &*evidence };
+            verify_recovery(&request, &settings.plan, &world, Timestamp::now()).await
+        },
+    )
+    .await
+}

@@ -1,0 +1,97 @@
+//! Adapters for the places that a plan names, put together once for functions and for `drctl`.
+//!
+//! Nothing is connected here: an adapter connects when it is asked something, so a place that is lost costs whoever asks
+//! it, and nobody else.
+
+use std::{sync::Arc, time::SystemTime};
+
+use async_trait::async_trait;
+use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider};
+use recovery::{
+    database::Replica,
+    fault::{Failure, chain},
+    plan::{Driver, Region},
+};
+use recovery_aws::{Aws, eks_token};
+use recovery_kubernetes::{Cluster, Connection, Limits, OnConflict, Token, TokenProvider};
+use recovery_lambda::{Settings, misconfigured};
+use recovery_postgres::{SelfManaged, Server};
+
+/// The database cluster of the plan.
+pub struct Databases {
+    /// The server that takes writes.
+    pub primary: Arc<Server>,
+    /// The server that follows it.
+    pub standby: Arc<Server>,
+    /// The API that promotes it.
+    pub replica: Arc<dyn Replica>,
+}
+
+/// The servers of the plan, verified against the plan's certificate authorities.
+///
+/// # Errors
+/// The authorities' file cannot be used.
+pub fn databases(settings: &Settings, aws: &Aws) -> Result<Databases, Failure> {
+    let plan = &settings.plan;
+    let authorities = settings.file(&plan.postgresql.ca_file)?;
+    let tls = recovery_postgres::trust(authorities.as_bytes())
+        .map_err(|error| misconfigured(&format!("`{}`: {}", plan.postgresql.ca_file, chain(&error))))?;
+    let secrets = aws.secrets();
+    let primary = Arc::new(Server::primary(plan, &tls, &secrets));
+    let standby = Arc::new(Server::standby(plan, &tls, &secrets));
+    let replica = match (plan.postgresql.driver, aws.replica()) {
+        (Driver::Rds | Driver::AuroraGlobal, Some(managed)) => managed,
+        (Driver::SelfManaged, _) | (_, None) => Arc::new(SelfManaged(Arc::clone(&standby))),
+    };
+    Ok(Databases { primary, standby, replica })
+}
+
+/// One of the two clusters of the plan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// Where the platform ran.
+    Primary,
+    /// Where it goes.
+    Secondary,
+}
+
+/// The platform's namespace in a cluster, reached with tokens that the cluster's own region signs.
+///
+/// # Errors
+/// The cluster's certificate authority cannot be read.
+pub fn workloads(settings: &Settings, aws: &Aws, side: Side) -> Result<Cluster, Failure> {
+    let plan = &settings.plan;
+    let (cluster, region) = match side {
+        Side::Primary => (&plan.kubernetes.primary, &plan.regions.primary),
+        Side::Secondary => (&plan.kubernetes.secondary, &plan.regions.secondary),
+    };
+    let connection = Connection {
+        cluster: cluster.name.clone(),
+        endpoint: cluster.endpoint.to_string(),
+        ca_pem: settings.file(&cluster.ca_file)?,
+        namespace: plan.kubernetes.namespace.clone(),
+        writers: plan.kubernetes.writers.clone(),
+        limits: Limits { connect: plan.failover.look_timeout.0, ..Limits::default() },
+        on_conflict: OnConflict::Refuse,
+    };
+    let credentials = aws.config(region).credentials_provider();
+    let tokens = EksTokens { credentials, region: region.clone(), cluster: cluster.name.clone() };
+    Ok(Cluster::new(connection, Arc::new(tokens)))
+}
+
+/// Signs tokens with the regional STS of the cluster's own region.
+struct EksTokens {
+    credentials: Option<SharedCredentialsProvider>,
+    region: Region,
+    cluster: String,
+}
+
+#[async_trait]
+impl TokenProvider for EksTokens {
+    async fn token(&self) -> Result<Token, Box<dyn std::error::Error + Send + Sync>> {
+        let provider = self.credentials.as_ref().ok_or("there are no AWS credentials")?;
+        let credentials = provider.provide_credentials().await?;
+        let token = eks_token::sign_eks_token(&credentials, self.region.code(), &self.cluster, SystemTime::now())?;
+        Ok(Token { secret: token.into_secret(), valid_for: Some(eks_token::VALID_FOR) })
+    }
+}
