@@ -5,7 +5,9 @@ mod folder;
 mod ports;
 mod process;
 mod python;
+mod xml;
 
+pub mod aws;
 pub mod cache;
 pub mod load;
 pub mod postgres;
