@@ -9,8 +9,10 @@ mod xml;
 
 pub mod aws;
 pub mod cache;
+pub mod edge;
 pub mod load;
 pub mod postgres;
+pub mod services;
 pub mod tls;
 
 pub use error::{Error, Result};
