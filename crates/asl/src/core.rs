@@ -1616,6 +1616,9 @@ impl Core {
         if let Phase::Children(mut children) = std::mem::replace(&mut frame.phase, Phase::Attempt) {
             children.slots[slot] = Slot::Failed;
             children.running -= 1;
+            // R: the state that failed is aborted like those of its siblings.
+            let inner = &machine.groups[child.group].states[child.state];
+            self.abort_state(&child, inner, child.previous);
             self.abort_children(machine, &mut frame, &children, child.previous);
             frame.previous = child.previous;
             frame.phase = Phase::Broken(Trouble { kind: TroubleKind::Failure, ..trouble });
@@ -1643,15 +1646,21 @@ impl Core {
             if frame.silent {
                 continue;
             }
-            // A branch that had not entered a state yet has nothing to abort.
-            if child.entered > 0
-                && let Some(aborted) = aborted_type(&inner.kind)
-            {
-                self.event(previous, aborted, Some(&inner.name), Vec::new());
-            }
             if matches!(state.kind, StateKind::Map(_)) {
                 self.event(previous, EventType::MapIterationAborted, Some(&state.name), iteration_details(state, slot));
             }
+            self.abort_state(&child, inner, previous);
+        }
+    }
+
+    /// Notes that a state will not be left: it was at work, or it has just failed.
+    fn abort_state(&mut self, frame: &Frame, state: &State, previous: u64) {
+        // A branch that had not entered a state yet has nothing to abort.
+        if frame.entered > 0
+            && !frame.silent
+            && let Some(aborted) = aborted_type(&state.kind)
+        {
+            self.event(previous, aborted, Some(&state.name), Vec::new());
         }
     }
 
@@ -1885,9 +1894,13 @@ impl Core {
                 "StartTime": iso_instant(self.started_at),
                 "RedriveCount": 0,
             },
-            "State": {"EnteredTime": iso_instant(frame.entered_at), "Name": &*state.name, "RetryCount": frame.retry_count},
+            "State": {"EnteredTime": iso_instant(frame.entered_at), "Name": &*state.name},
             "StateMachine": {"Id": self.settings.machine_arn, "Name": self.settings.machine_name},
         });
+        // R: only states that can be retried have the counter.
+        if matches!(state.kind, StateKind::Task(_) | StateKind::Parallel { .. } | StateKind::Map(_)) {
+            context["State"]["RetryCount"] = frame.retry_count.into();
+        }
         let Value::Object(members) = &mut context else {
             return context;
         };

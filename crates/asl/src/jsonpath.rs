@@ -740,8 +740,10 @@ impl Reader<'_> {
         loop {
             match self.next() {
                 None => return Err(format!("{quote} without an end")),
+                // R: a backslash before anything but the quote or itself stands for itself.
                 Some('\\') => match self.next() {
-                    Some(escaped) => text.push(escaped),
+                    Some(escaped) if escaped == quote || escaped == '\\' => text.push(escaped),
+                    Some(other) => text.extend(['\\', other]),
                     None => return Err(format!("{quote} without an end")),
                 },
                 Some(letter) if letter == quote => return Ok(text),

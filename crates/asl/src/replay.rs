@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 
 use crate::core::{Core, Effect, Input, Settings};
 use crate::definition::Machine;
-use crate::history::{Detail, HistoryEvent};
+use crate::history::{Detail, EventType, HistoryEvent};
 use crate::jsonpath::same;
 use crate::problem::Problem;
 use crate::task::{ExecutionOutcome, TaskCall, TaskOutcome};
@@ -419,7 +419,7 @@ impl Pattern {
     }
 
     fn is_wild(&self, text: &str) -> bool {
-        text == "date"
+        matches!(text, "date" | "timestamp")
             || self.wildcards.iter().any(|wildcard| wildcard == text)
             || token(text).is_some_and(|length| length == text.len())
     }
@@ -467,9 +467,14 @@ impl Pattern {
     }
 }
 
-/// The length of a token such as `<uuid:1>` at the start of a text.
+/// The length of a token such as `<uuid:1>`, or `<<task_token>:1>`, at the start of a text.
 fn token(text: &str) -> Option<usize> {
     let inner = text.strip_prefix('<')?;
+    if let Some(length) = token(inner) {
+        let number = inner[length..].strip_prefix(':')?;
+        let digits = number.bytes().take_while(u8::is_ascii_digit).count();
+        return number[digits..].starts_with('>').then_some(length + digits + "<:>".len());
+    }
     let end = inner.find('>')?;
     let name = &inner[..end];
     let plain = |part: &str| {
@@ -560,6 +565,14 @@ fn compare_events(
 ) {
     let names = |event: &HistoryEvent| (event.event_type.as_str().to_owned(), event.text("name").map(str::to_owned));
     let recorded_names: Vec<_> = recorded.iter().map(|event| (event.event_type.clone(), event.state.clone())).collect();
+    // The test that made the recordings without ids sorted the events of branches, and lost the one that ends them.
+    let lost = |event: &HistoryEvent| {
+        event.event_type == EventType::ParallelStateSucceeded
+            && expected.ordering == "multiset"
+            && !recorded.iter().any(|event| event.event_type == "ParallelStateSucceeded")
+    };
+    let kept: Vec<HistoryEvent> = found.iter().filter(|event| !lost(event)).cloned().collect();
+    let found = kept.as_slice();
     let found_names: Vec<_> = found.iter().map(names).collect();
     let in_order = recorded_names == found_names;
     let same = in_order || (expected.ordering != "total" && sorted(&recorded_names) == sorted(&found_names));
@@ -763,6 +776,7 @@ mod tests {
         let pattern = Pattern { wildcards: vec!["start-time".to_owned()] };
         assert!(pattern.matches(&json!("a <uuid:12> b <token> c"), &json!("a 1 b 2 c")));
         assert!(pattern.matches(&json!("start-time"), &json!(5)));
+        assert!(pattern.matches(&json!("<<task_token>:1>"), &json!("abc")));
         assert!(!pattern.matches(&json!("a <uuid:12>b"), &json!("a c")));
         assert!(pattern.matches(&json!("{\"a\": \"<uuid:1>\"}"), &json!("{\"a\":\"zzz\"}")));
         assert!(!pattern.matches(&json!("<b>"), &json!("x")));
