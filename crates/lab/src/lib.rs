@@ -10,6 +10,7 @@ mod xml;
 pub mod aws;
 pub mod cache;
 pub mod edge;
+pub mod faults;
 pub mod load;
 pub mod postgres;
 pub mod services;
