@@ -18,10 +18,12 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
 use crate::definition::{
-    Catcher, Condition, Machine, MapState, Next, Resource, ResourceKind, Retrier, State, StateKind, Task, Wait,
+    Catcher, Condition, Flow, InputPath, Machine, MapState, Next, QueryLanguage, Resource, ResourceKind, ResultPath,
+    Retrier, State, StateKind, Task, Wait,
 };
 use crate::history::{Detail, EventType, HistoryEvent, iso_instant};
 use crate::jsonata::{Bindings, EvaluationError, Surroundings};
+use crate::jsonpath::PathError;
 use crate::payload::Payload;
 use crate::random::Random;
 use crate::task::{ExecutionOutcome, ExecutionStatus, TaskCall, TaskOutcome};
@@ -85,6 +87,13 @@ pub enum Input {
         call: u64,
         /// How.
         outcome: TaskOutcome,
+    },
+    /// A `.sync` call has started its job; the call goes on.
+    CallSubmitted {
+        /// The call.
+        call: u64,
+        /// What the service answered.
+        output: Value,
     },
     /// Time has passed; timers that are due fire.
     Clock,
@@ -192,6 +201,8 @@ struct Frame {
     state: usize,
     /// The state's input as it came in.
     input: Payload,
+    /// What `InputPath` makes of it, in JSONPath states that have one.
+    effective: Option<Payload>,
     variables: HashMap<Arc<str>, Payload>,
     /// The item and index, when this frame is an iteration of a Map.
     item: Option<(usize, Payload)>,
@@ -433,6 +444,7 @@ impl Core {
             Input::Start(payload) => self.start(payload),
             Input::Continue => {}
             Input::CallEnded { call, outcome } => self.call_ended(call, outcome),
+            Input::CallSubmitted { call, output } => self.call_submitted(call, output),
             Input::Clock => self.fire_timers(),
             Input::TokenSucceeded { token, output } => self.token_answered(&token, TokenAnswer::Success(output)),
             Input::TokenFailed { token, error, cause } => {
@@ -546,6 +558,7 @@ impl Core {
             group,
             state,
             input,
+            effective: None,
             variables: HashMap::new(),
             item: None,
             previous,
@@ -802,6 +815,19 @@ impl Core {
         self.frames.insert(id, frame);
     }
 
+    fn call_submitted(&mut self, call: u64, output: Value) {
+        let Some(&id) = self.calls.get(&call) else { return };
+        let Some(mut frame) = self.frames.remove(&id) else { return };
+        let machine = Arc::clone(&self.machine);
+        let state = &machine.groups[frame.group].states[frame.state];
+        if let StateKind::Task(task) = &state.kind {
+            let (event_type, mut details) = task_event(&task.resource, TaskMoment::Submitted);
+            push_output(&mut details, output.into());
+            self.emit(&mut frame, event_type, state, details);
+        }
+        self.frames.insert(id, frame);
+    }
+
     /// The call that hands out the token has ended; the token is still out.
     fn submitted(&mut self, frame: &mut Frame, state: &State, task: &Task, output: Value) {
         let (event_type, mut details) = task_event(&task.resource, TaskMoment::Submitted);
@@ -939,7 +965,7 @@ impl Core {
     }
 
     fn attempt(&mut self, machine: &Machine, frame: &mut Frame, state: &State) -> Turn {
-        let outcome = match &state.kind {
+        let outcome = self.set_effective_input(frame, state).and_then(|()| match &state.kind {
             StateKind::Pass { result } => self.pass(frame, state, result.as_ref()),
             StateKind::Task(task) => self.task(frame, state, task),
             StateKind::Choice { .. } => self.choice(frame, state),
@@ -948,15 +974,60 @@ impl Core {
             StateKind::Fail { error, cause } => self.fail(frame, state, error.as_ref(), cause.as_ref()),
             StateKind::Parallel { branches } => self.parallel(machine, frame, state, branches),
             StateKind::Map(map) => self.map(machine, frame, state, map),
-        };
+        });
         match outcome {
             Ok(turn) => turn,
             Err(trouble) => self.handle(frame, state, trouble),
         }
     }
 
-    fn pass(&mut self, frame: &mut Frame, state: &State, _result: Option<&Payload>) -> Result<Turn, Trouble> {
-        self.conclude(frame, state, None)
+    fn set_effective_input(&mut self, frame: &mut Frame, state: &State) -> Result<(), Trouble> {
+        frame.effective = None;
+        if let Some(path) = &state.flow.input_path {
+            frame.effective = Some(self.through(frame, state, path, &frame.input)?);
+        }
+        Ok(())
+    }
+
+    /// Applies an `InputPath` or `OutputPath` to a document.
+    fn through(
+        &mut self,
+        frame: &Frame,
+        state: &State,
+        path: &InputPath,
+        document: &Payload,
+    ) -> Result<Payload, Trouble> {
+        match path {
+            InputPath::Nothing => Ok(json!({}).into()),
+            InputPath::Path(query) if query.is_identity() => Ok(document.clone()),
+            InputPath::Path(query) => {
+                let given = Given { input: Some(document.value()), ..Given::default() };
+                let mut random = std::mem::take(&mut self.random);
+                let found = query.evaluate(&self.view(frame, state, given), &mut random);
+                self.random = random;
+                found.map(Payload::from).map_err(|error| no_results(frame, state, error))
+            }
+        }
+    }
+
+    /// The output of a state that has no result: its input, by way of `InputPath` and `OutputPath`.
+    fn plain_output(&mut self, frame: &Frame, state: &State) -> Result<Payload, Trouble> {
+        let input = frame.effective.clone().unwrap_or_else(|| frame.input.clone());
+        match &state.flow.output_path {
+            None => Ok(input),
+            Some(path) => self.through(frame, state, path, &input),
+        }
+    }
+
+    fn pass(&mut self, frame: &mut Frame, state: &State, result: Option<&Payload>) -> Result<Turn, Trouble> {
+        if state.language == QueryLanguage::JSONata {
+            return self.conclude(frame, state, None);
+        }
+        let result = match result {
+            Some(result) => result.clone(),
+            None => self.arguments(frame, state)?,
+        };
+        self.conclude(frame, state, Some(result))
     }
 
     fn task(&mut self, frame: &mut Frame, state: &State, task: &Task) -> Result<Turn, Trouble> {
@@ -1080,7 +1151,16 @@ impl Core {
                         }
                     }
                 }
-                Condition::Tree(_) => false,
+                Condition::Tree(test) => {
+                    let holds = test.holds(&self.view(frame, state, Given::default()));
+                    holds.map_err(|missing| {
+                        let start = while_executing(frame, state);
+                        Trouble::runtime(format!(
+                            "{start}Invalid path '{}': The choice state's condition path references an invalid value.",
+                            missing.0
+                        ))
+                    })?
+                }
             };
             if holds {
                 let choices = Spot::Field("Choices");
@@ -1089,7 +1169,7 @@ impl Core {
                     self.assignments(frame, state, rule.assign.as_deref(), Spot::Key(&at, "Assign"), Given::default())?;
                 let output = match &rule.output {
                     Some(template) => self.fill(frame, state, template, Spot::Key(&at, "Output"), Given::default())?,
-                    None => frame.input.clone(),
+                    None => self.plain_output(frame, state)?,
                 };
                 return self.leave(frame, state, output, assigned, Next::State(rule.next));
             }
@@ -1105,7 +1185,7 @@ impl Core {
             self.assignments(frame, state, state.assign.as_deref(), Spot::Field("Assign"), Given::default())?;
         let output = match &state.flow.output {
             Some(template) => self.fill(frame, state, template, Spot::Field("Output"), Given::default())?,
-            None => frame.input.clone(),
+            None => self.plain_output(frame, state)?,
         };
         self.leave(frame, state, output, assigned, Next::State(*default))
     }
@@ -1116,13 +1196,33 @@ impl Core {
                 let seconds = self.amount(frame, state, Some(amount), "Seconds", 0)?.unwrap_or(0);
                 self.after(seconds as f64)
             }
+            Wait::Timestamp(Template::Query(Query::Path(query))) => {
+                let start = while_executing(frame, state);
+                let Some(value) = query.find(&self.view(frame, state, Given::default())) else {
+                    let cause = format!(
+                        "{start}The TimestampPath parameter does not reference an input value: {}",
+                        query.text()
+                    );
+                    return Err(Trouble::runtime(cause));
+                };
+                match value.as_str().and_then(crate::moment::parse) {
+                    Some(moment) => moment,
+                    None => {
+                        let (path, value) = (query.text(), shown(&value));
+                        let cause = format!(
+                            "{start}The TimestampPath parameter does not reference a valid ISO-8601 extended offset date-time format string: {path} == {value}"
+                        );
+                        return Err(Trouble::runtime(cause));
+                    }
+                }
+            }
             Wait::Timestamp(template) => {
                 let value = self.fill(frame, state, template, Spot::Field("Timestamp"), Given::default())?;
                 self.arrive(frame);
                 match value.value().as_str().and_then(crate::moment::parse) {
                     Some(moment) => moment,
                     None => {
-                        let shown = value.value().as_str().map_or_else(|| value.to_text(), str::to_owned);
+                        let shown = shown(value.value());
                         let cause = format!(
                             "{}The Timestamp field cannot be parsed as an ISO-8601 extended offset date-time format string: {shown}",
                             while_executing(frame, state)
@@ -1149,13 +1249,27 @@ impl Core {
         error: Option<&Template>,
         cause: Option<&Template>,
     ) -> Result<Turn, Trouble> {
-        let mut part = |template: Option<&Template>, field: &'static str| -> Result<Option<Arc<str>>, Trouble> {
+        let mut part = |template: Option<&Template>,
+                        field: &'static str,
+                        path_field: &'static str|
+         -> Result<Option<Arc<str>>, Trouble> {
             let Some(template) = template else {
                 return Ok(None);
             };
-            let value = self.fill(frame, state, template, Spot::Field(field), Given::default())?;
+            let spot = match template {
+                Template::Query(Query::Path(_)) => path_field,
+                _ => field,
+            };
+            let value = self.fill(frame, state, template, Spot::Field(spot), Given::default())?;
             match value.value() {
                 Value::String(text) => Ok(Some(text.as_str().into())),
+                other if state.language == QueryLanguage::JSONPath => {
+                    let cause = format!(
+                        "{}The {spot} field must refer to a string value but was: {other}",
+                        while_executing(frame, state)
+                    );
+                    Err(Trouble::runtime(cause))
+                }
                 other => {
                     let source = match template {
                         Template::Query(Query::Jsonata(expression)) => expression.source().to_owned(),
@@ -1165,8 +1279,8 @@ impl Core {
                 }
             }
         };
-        let error = part(error, "Error")?;
-        let cause = part(cause, "Cause")?;
+        let error = part(error, "Error", "ErrorPath")?;
+        let cause = part(cause, "Cause", "CausePath")?;
         self.arrive(frame);
         Ok(Turn::Failed(Trouble { error, cause, kind: TroubleKind::Failure }))
     }
@@ -1304,7 +1418,11 @@ impl Core {
     }
 
     fn items(&mut self, frame: &mut Frame, state: &State, map: &MapState) -> Result<Vec<Value>, Trouble> {
-        let value = match &map.items {
+        let input = frame.effective.clone().unwrap_or_else(|| frame.input.clone());
+        let (value, path) = match &map.items {
+            Some(Template::Query(Query::Path(query))) => {
+                (self.through(frame, state, &InputPath::Path(query.clone()), &input)?, query.text())
+            }
             Some(template) => {
                 let filled = self.fill(frame, state, template, Spot::Field("Items"), Given::default())?;
                 if let Template::Query(Query::Jsonata(expression)) = template
@@ -1312,16 +1430,20 @@ impl Core {
                 {
                     return Err(unexpected_type(frame, state, expression.source(), "Items", "array", filled.value()));
                 }
-                filled
+                (filled, "$")
             }
-            None => frame.input.clone(),
+            None => (input, "$"),
         };
-        match value.into_value() {
-            Value::Array(items) => Ok(items),
-            other => {
+        match (value.into_value(), state.language) {
+            (Value::Array(items), _) => Ok(items),
+            (other, QueryLanguage::JSONata) => {
                 let cause =
                     format!("{}Map state input must be an array but was: {other}", while_executing(frame, state));
                 Err(evaluation_trouble(cause, None))
+            }
+            (_, QueryLanguage::JSONPath) => {
+                let cause = format!("{}Reference path \"{path}\" must point to array.", while_executing(frame, state));
+                Err(Trouble::runtime(cause))
             }
         }
     }
@@ -1330,13 +1452,48 @@ impl Core {
 
     /// Computes output and variables and leaves the state.
     fn conclude(&mut self, frame: &mut Frame, state: &State, result: Option<Payload>) -> Result<Turn, Trouble> {
+        let next = if matches!(state.kind, StateKind::Succeed) { Next::End } else { state.next };
+        if state.language == QueryLanguage::JSONPath {
+            return self.conclude_by_path(frame, state, result, next);
+        }
         let given = Given { result: result.as_ref().map(Payload::value), ..Given::default() };
         let assigned = self.assignments(frame, state, state.assign.as_deref(), Spot::Field("Assign"), given)?;
         let output = match &state.flow.output {
             Some(template) => self.fill(frame, state, template, Spot::Field("Output"), given)?,
             None => result.clone().unwrap_or_else(|| frame.input.clone()),
         };
-        let next = if matches!(state.kind, StateKind::Succeed) { Next::End } else { state.next };
+        self.leave(frame, state, output, assigned, next)
+    }
+
+    /// ResultSelector, Assign, ResultPath onto the raw input, OutputPath.
+    fn conclude_by_path(
+        &mut self,
+        frame: &mut Frame,
+        state: &State,
+        result: Option<Payload>,
+        next: Next,
+    ) -> Result<Turn, Trouble> {
+        let Flow { result_selector, result_path, output_path, .. } = &state.flow;
+        let Some(result) = result else {
+            let assigned =
+                self.assignments(frame, state, state.assign.as_deref(), Spot::Field("Assign"), Given::default())?;
+            let output = self.plain_output(frame, state)?;
+            return self.leave(frame, state, output, assigned, next);
+        };
+        let selected = match result_selector {
+            None => result,
+            Some(template) => {
+                let given = Given { input: Some(result.value()), ..Given::default() };
+                self.fill(frame, state, template, Spot::Field("ResultSelector"), given)?
+            }
+        };
+        let given = Given { input: Some(selected.value()), ..Given::default() };
+        let assigned = self.assignments(frame, state, state.assign.as_deref(), Spot::Field("Assign"), given)?;
+        let output = place_result(frame, state, result_path.as_ref(), selected)?;
+        let output = match output_path {
+            None => output,
+            Some(path) => self.through(frame, state, path, &output)?,
+        };
         self.leave(frame, state, output, assigned, next)
     }
 
@@ -1459,6 +1616,9 @@ impl Core {
         if let Phase::Children(mut children) = std::mem::replace(&mut frame.phase, Phase::Attempt) {
             children.slots[slot] = Slot::Failed;
             children.running -= 1;
+            // R: the state that failed is aborted like those of its siblings.
+            let inner = &machine.groups[child.group].states[child.state];
+            self.abort_state(&child, inner, child.previous);
             self.abort_children(machine, &mut frame, &children, child.previous);
             frame.previous = child.previous;
             frame.phase = Phase::Broken(Trouble { kind: TroubleKind::Failure, ..trouble });
@@ -1486,15 +1646,21 @@ impl Core {
             if frame.silent {
                 continue;
             }
-            // A branch that had not entered a state yet has nothing to abort.
-            if child.entered > 0
-                && let Some(aborted) = aborted_type(&inner.kind)
-            {
-                self.event(previous, aborted, Some(&inner.name), Vec::new());
-            }
             if matches!(state.kind, StateKind::Map(_)) {
                 self.event(previous, EventType::MapIterationAborted, Some(&state.name), iteration_details(state, slot));
             }
+            self.abort_state(&child, inner, previous);
+        }
+    }
+
+    /// Notes that a state will not be left: it was at work, or it has just failed.
+    fn abort_state(&mut self, frame: &Frame, state: &State, previous: u64) {
+        // A branch that had not entered a state yet has nothing to abort.
+        if frame.entered > 0
+            && !frame.silent
+            && let Some(aborted) = aborted_type(&state.kind)
+        {
+            self.event(previous, aborted, Some(&state.name), Vec::new());
         }
     }
 
@@ -1591,13 +1757,14 @@ impl Core {
     ) -> Result<Turn, Trouble> {
         let text = |part: &Option<Arc<str>>| part.as_deref().map_or(Value::Null, Value::from);
         let error_output = Payload::from(json!({"Error": text(&trouble.error), "Cause": text(&trouble.cause)}));
-        let given = Given { error: Some(error_output.value()), ..Given::default() };
+        let input = (state.language == QueryLanguage::JSONPath).then(|| error_output.value());
+        let given = Given { error: Some(error_output.value()), input, ..Given::default() };
         let catches = Spot::Field("Catch");
         let at = Spot::Index(&catches, index);
         let assigned = self.assignments(frame, state, catcher.assign.as_deref(), Spot::Key(&at, "Assign"), given)?;
         let output = match &catcher.output {
             Some(template) => self.fill(frame, state, template, Spot::Key(&at, "Output"), given)?,
-            None => error_output.clone(),
+            None => place_result(frame, state, catcher.result_path.as_ref(), error_output.clone())?,
         };
         self.leave(frame, state, output, assigned, Next::State(catcher.next))
     }
@@ -1607,7 +1774,7 @@ impl Core {
     fn arguments(&mut self, frame: &Frame, state: &State) -> Result<Payload, Trouble> {
         match &state.flow.arguments {
             Some(template) => self.fill(frame, state, template, Spot::Field("Arguments"), Given::default()),
-            None => Ok(frame.input.clone()),
+            None => Ok(frame.effective.clone().unwrap_or_else(|| frame.input.clone())),
         }
     }
 
@@ -1622,24 +1789,29 @@ impl Core {
         let query = match amount {
             None => return Ok(None),
             Some(Amount::Fixed(value)) => return Ok(Some(*value)),
+            Some(Amount::Query(Query::Path(query))) => {
+                let found = query.find(&self.view(frame, state, Given::default()));
+                return amount_by_path(found, query.text(), field, least)
+                    .map(Some)
+                    .map_err(|cause| Trouble::runtime(format!("{}{cause}", while_executing(frame, state))));
+            }
             Some(Amount::Query(query)) => query,
         };
         let value = self.answer(frame, state, query, Spot::Field(field), Given::default())?;
-        let whole = value.as_u64().filter(|number| *number >= least && *number <= 99_999_999);
-        match (whole, query) {
-            (Some(number), _) => Ok(Some(number)),
-            (None, Query::Jsonata(expression)) if value.is_number() => {
+        let source = match query {
+            Query::Jsonata(expression) => expression.source(),
+            Query::Path(query) => query.text(),
+        };
+        match value.as_u64().filter(|number| *number >= least && *number <= 99_999_999) {
+            Some(number) => Ok(Some(number)),
+            None if value.is_number() => {
+                let start = while_executing(frame, state);
                 let cause = format!(
-                    "{}The JSONata expression '{}' specified for the field '{field}' returned a value that is out of range: {value}",
-                    while_executing(frame, state),
-                    expression.source()
+                    "{start}The JSONata expression '{source}' specified for the field '{field}' returned a value that is out of range: {value}"
                 );
                 Err(evaluation_trouble(cause, Some(field.to_owned())))
             }
-            (None, Query::Jsonata(expression)) => {
-                Err(unexpected_type(frame, state, expression.source(), field, "integer", &value))
-            }
-            (None, Query::Path(_)) => Err(Trouble::runtime(while_executing(frame, state))),
+            None => Err(unexpected_type(frame, state, source, field, "number", &value)),
         }
     }
 
@@ -1704,7 +1876,7 @@ impl Core {
             core: self,
             frame,
             state,
-            input: given.input.unwrap_or(frame.input.value()),
+            input: given.input.unwrap_or_else(|| frame.effective.as_ref().unwrap_or(&frame.input).value()),
             result: given.result,
             error: given.error,
             item: given.item,
@@ -1722,9 +1894,13 @@ impl Core {
                 "StartTime": iso_instant(self.started_at),
                 "RedriveCount": 0,
             },
-            "State": {"EnteredTime": iso_instant(frame.entered_at), "Name": &*state.name, "RetryCount": frame.retry_count},
+            "State": {"EnteredTime": iso_instant(frame.entered_at), "Name": &*state.name},
             "StateMachine": {"Id": self.settings.machine_arn, "Name": self.settings.machine_name},
         });
+        // R: only states that can be retried have the counter.
+        if matches!(state.kind, StateKind::Task(_) | StateKind::Parallel { .. } | StateKind::Map(_)) {
+            context["State"]["RetryCount"] = frame.retry_count.into();
+        }
         let Value::Object(members) = &mut context else {
             return context;
         };
@@ -1772,8 +1948,94 @@ fn evaluate(
             };
             evaluation_trouble(cause, Some(field))
         }),
-        Query::Path(_) => Err(Trouble::runtime("JSONPath is not supported yet")),
+        Query::Path(query) => query.evaluate(view, random).map_err(|error| path_trouble(view, spot, error)),
     }
+}
+
+/// A path in a payload template that names nothing, or an intrinsic function that failed.
+fn path_trouble(view: &View<'_>, spot: Spot<'_>, error: PathError) -> Trouble {
+    let start = while_executing(view.frame, view.state);
+    match error {
+        PathError::Missing { path, .. } => {
+            let field = match spot {
+                Spot::Field(name) => name.to_owned(),
+                Spot::Key(_, key) => format!("{key}.$"),
+                Spot::Index(..) => spot.spell(),
+            };
+            let input = view.input;
+            Trouble::runtime(format!(
+                "{start}The JSONPath '{path}' specified for the field '{field}' could not be found in the input '{input}'"
+            ))
+        }
+        PathError::MissingArgument { function, path } => {
+            let cause = format!(
+                "The JsonPath argument for the field '{path}' could not be found in the input '{}'",
+                view.input
+            );
+            Trouble::runtime(format!("{start}The function '{function}' had the following error: {cause}"))
+        }
+        PathError::Intrinsic { function, message } => Trouble::named(
+            "States.IntrinsicFailure",
+            format!("{start}The function '{function}' had the following error: {message}"),
+        ),
+    }
+}
+
+/// An `InputPath`, `OutputPath` or `ItemsPath` that names nothing.
+fn no_results(frame: &Frame, state: &State, error: PathError) -> Trouble {
+    let start = while_executing(frame, state);
+    match error {
+        PathError::Missing { path, canonical } => {
+            Trouble::runtime(format!("{start}Invalid path '{path}' : No results for path: {canonical}"))
+        }
+        PathError::MissingArgument { path, .. } => Trouble::runtime(format!("{start}Invalid path '{path}'")),
+        PathError::Intrinsic { message, .. } => Trouble::named("States.IntrinsicFailure", format!("{start}{message}")),
+    }
+}
+
+/// Puts a result where `ResultPath` says, into the raw input; without one it replaces the input.
+fn place_result(frame: &Frame, state: &State, path: Option<&ResultPath>, result: Payload) -> Result<Payload, Trouble> {
+    match path {
+        None => Ok(result),
+        Some(ResultPath::Discard) => Ok(frame.input.clone()),
+        Some(ResultPath::Path(reference)) if reference.is_root() => Ok(result),
+        Some(ResultPath::Path(reference)) => match reference.place(frame.input.value(), result.into_value()) {
+            Ok(document) => Ok(document.into()),
+            Err(why) => {
+                Err(Trouble::named("States.ResultPathMatchFailure", format!("{}{why}", while_executing(frame, state))))
+            }
+        },
+    }
+}
+
+/// A number that a `…Path` field names; the sentences are those of Step Functions.
+fn amount_by_path(found: Option<Value>, path: &str, field: &str, least: u64) -> Result<u64, String> {
+    let Some(value) = found else {
+        return Err(format!("The {field}Path parameter does not reference an input value: {path}"));
+    };
+    // R: text that reads as a number is taken for one.
+    let number = match &value {
+        Value::String(text) => text.parse::<i64>().ok(),
+        other => other.as_i64(),
+    };
+    match number {
+        Some(number) if number < 0 || (number as u64) < least => {
+            Err(format!("The {field}Path parameter references a negative value: {path} == {number}"))
+        }
+        Some(number) => Ok(number as u64),
+        None if field.ends_with("Seconds") => {
+            Err(format!("The {field}Path parameter cannot be parsed as a long value: {path} == {}", shown(&value)))
+        }
+        None => Err(format!(
+            "The {field}Path field refers to value \"{}\" which is not a valid integer: {path}",
+            shown(&value)
+        )),
+    }
+}
+
+/// A value as it stands in a sentence: strings without quotes.
+fn shown(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
 
 fn evaluation_trouble(cause: String, location: Option<String>) -> Trouble {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::definition::{Condition, Machine, Next, QueryLanguage, State, StateKind};
+use crate::definition::{Machine, Next, QueryLanguage, State, StateKind};
 
 /// States that can reach each other: the machine, a branch of a Parallel, the processor of a Map.
 #[derive(Debug, Clone, Serialize)]
@@ -157,15 +157,5 @@ impl Scope {
             }
         }
         found
-    }
-}
-
-impl Condition {
-    /// Whether it can be decided without looking.
-    pub(crate) fn constant(&self) -> Option<bool> {
-        match self {
-            Condition::Constant(value) => Some(*value),
-            _ => None,
-        }
     }
 }

@@ -180,9 +180,10 @@ pub fn delimited(text: &str) -> Option<&str> {
     text.strip_prefix("{%")?.strip_suffix("%}").map(str::trim)
 }
 
-/// Whether a string has one of the two delimiters of an expression, but not both.
+/// Whether a string begins like an expression and does not end like one. A string that does not begin with `{%`, be it
+/// only for a space before it, is a constant (R).
 pub fn half_delimited(text: &str) -> bool {
-    delimited(text).is_none() && (text.trim_start().starts_with("{%") || text.trim_end().ends_with("%}"))
+    text.starts_with("{%") && delimited(text).is_none()
 }
 
 impl Expression {

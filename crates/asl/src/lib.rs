@@ -8,9 +8,6 @@
 //! Inside is a pure core ([`core::Core`]) that takes inputs and gives events and effects; it can be driven without tokio,
 //! replayed from a log, and run in virtual time.
 
-// The fields of JSONPath states are read and not used yet.
-#![allow(dead_code)]
-
 pub mod clock;
 pub mod core;
 pub mod definition;
@@ -21,12 +18,14 @@ pub mod jsonata;
 pub mod payload;
 pub mod problem;
 pub mod random;
+pub mod replay;
 pub mod source;
 pub mod substitution;
 pub mod task;
 
 mod choice;
 mod hashing;
+mod intrinsics;
 mod jsonpath;
 mod moment;
 mod template;

@@ -474,12 +474,12 @@ impl TaskHandler for Answering {
         let handle = self.handle.lock().unwrap().clone().unwrap();
         let answer = self.answer.clone();
         let send = async move {
+            assert_eq!(handle.send_task_heartbeat("unknown").await, Err(asl::ControlError::UnknownToken));
             match answer {
                 Ok(output) => handle.send_task_success(&token, output).await,
                 Err((error, cause)) => handle.send_task_failure(&token, error, cause).await,
             }
             .unwrap();
-            assert_eq!(handle.send_task_heartbeat("unknown").await, Err(asl::ControlError::UnknownToken));
         };
         let sent = tokio::spawn(send);
         if self.early {

@@ -5,10 +5,15 @@ mod folder;
 mod ports;
 mod process;
 mod python;
+mod xml;
 
+pub mod aws;
 pub mod cache;
+pub mod edge;
+pub mod faults;
 pub mod load;
 pub mod postgres;
+pub mod services;
 pub mod tls;
 
 pub use error::{Error, Result};

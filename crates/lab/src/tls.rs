@@ -9,8 +9,10 @@ use std::sync::Arc;
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
 };
-use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_postgres_rustls::MakeRustlsConnect;
+use tokio_rustls::TlsAcceptor;
 
 use crate::error::{Error, Result};
 
@@ -68,6 +70,12 @@ impl Authority {
         Ok((certificate.pem(), key.serialize_pem()))
     }
 
+    /// Accepts TLS as a server known by these names.
+    pub(crate) fn acceptor(&self, names: &[&str]) -> Result<TlsAcceptor> {
+        let (certificate, key) = self.sign(names)?;
+        acceptor(&certificate, &key)
+    }
+
     /// Client settings that trust this authority and nobody else.
     pub fn client(&self) -> Result<rustls::ClientConfig> {
         let failed = |reason: rustls::Error| Error::Certificate { name: "a client".into(), reason: reason.to_string() };
@@ -85,4 +93,17 @@ impl Authority {
     pub fn connector(&self) -> Result<MakeRustlsConnect> {
         Ok(MakeRustlsConnect::new(self.client()?))
     }
+}
+
+/// Accepts TLS with a certificate and its key, both PEM.
+pub(crate) fn acceptor(certificate: &str, key: &str) -> Result<TlsAcceptor> {
+    let failed = |reason: String| Error::Certificate { name: "a proxy".into(), reason };
+    let certificate = CertificateDer::from_pem_slice(certificate.as_bytes()).map_err(|e| failed(e.to_string()))?;
+    let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).map_err(|e| failed(e.to_string()))?;
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .and_then(|builder| builder.with_no_client_auth().with_single_cert(vec![certificate], key))
+        .map_err(|e| failed(e.to_string()))?;
+    Ok(TlsAcceptor::from(Arc::new(config)))
 }

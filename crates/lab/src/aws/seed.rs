@@ -1,0 +1,337 @@
+//! What stands in the emulated account before anything happens: the platform as `plans/sparc.toml` describes it.
+
+use futures::future::{try_join, try_join_all};
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use super::{ACCOUNT, Aws, PRIMARY, SECONDARY, TERTIARY};
+use crate::error::{Error, Result};
+use crate::postgres::{Passwords, Role};
+use crate::xml;
+
+/// Buckets and their regions; all versioned.
+const BUCKETS: [(&str, &str); 6] = [
+    ("sparc-recovery-evidence", TERTIARY),
+    ("sparc-recovery-switch", TERTIARY),
+    ("sparc-backups-prod", TERTIARY),
+    ("sparc-wal-archive", TERTIARY),
+    ("sparc-videos-prod", PRIMARY),
+    ("sparc-videos-backup", SECONDARY),
+];
+const PRIORITIES: [&str; 3] = ["p0", "p1", "p2"];
+const QUEUE: &str = "sparc-recovery-sent";
+const SWITCH_KEY: &str = "switch/us-east-1-is-out";
+const RECOVERY_SECRET: &str = "sparc/postgresql/recovery";
+const APPLICATION_SECRET: &str = "sparc/postgresql/application";
+const NODE_GROUP: &str = "workers";
+pub(crate) const INSTANCE: &str = "sparc-prod";
+pub(crate) const REPLICA: &str = "sparc-prod-replica-us-west-2";
+
+/// What the seeding needs to know of the rest of the lab.
+#[derive(Debug, Clone, Default)]
+pub struct Seed {
+    /// Passwords for the secrets; without them the secrets hold made-up ones.
+    pub passwords: Option<Passwords>,
+}
+
+/// Names and ids of what was seeded. Fixed names are the plan's; ids are the emulators'.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seeded {
+    /// Evidence: records, reports, bundles.
+    pub evidence_bucket: String,
+    /// The bucket of the switch object.
+    pub switch_bucket: String,
+    /// The object whose presence says that the primary region is out; absent in steady state.
+    pub switch_key: String,
+    /// Backups.
+    pub backups_bucket: String,
+    /// Archived log.
+    pub wal_bucket: String,
+    /// Videos in the primary region.
+    pub videos_bucket: String,
+    /// Their replica in the secondary.
+    pub videos_replica_bucket: String,
+    /// Topics in the tertiary region, P0 to P2.
+    pub topics: [String; 3],
+    /// The queue that is subscribed to all topics.
+    pub queue_url: String,
+    /// Secret of the role that fences and promotes, in the tertiary region.
+    pub recovery_secret: String,
+    /// Secret of the role that services write with, in the tertiary region.
+    pub application_secret: String,
+    /// The zone `sparc.com`, without `/hostedzone/`.
+    pub hosted_zone: String,
+    /// The inverted health check on the switch object; the primary's record hangs on it.
+    pub switch_check: String,
+    /// The health check of the secondary region's API; the secondary's record hangs on it.
+    pub secondary_check: String,
+    /// The distribution; its origin is `api`.
+    pub distribution: String,
+    /// EKS clusters, primary and secondary.
+    pub clusters: [String; 2],
+    /// The node group in both.
+    pub node_group: String,
+    /// RDS instances, primary and replica.
+    pub instances: [String; 2],
+}
+
+/// A message that was published to one of the topics.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sent {
+    /// The topic's ARN.
+    pub topic: String,
+    /// Subject, where there was one.
+    pub subject: Option<String>,
+    /// The text.
+    pub message: String,
+}
+
+impl Aws {
+    /// Makes the platform's account. Once for each lab.
+    pub async fn seed(&self, seed: &Seed) -> Result<Seeded> {
+        let control = async {
+            self.buckets().await?;
+            let (topics, queue_url) = self.topics().await?;
+            self.secrets(seed.passwords.as_ref()).await?;
+            let (hosted_zone, switch_check, secondary_check) = self.names().await?;
+            let distribution = self.distribution().await?;
+            Ok::<_, Error>((topics, queue_url, hosted_zone, switch_check, secondary_check, distribution))
+        };
+        let moto = try_join(self.instances(), self.clusters());
+        let ((topics, queue_url, hosted_zone, switch_check, secondary_check, distribution), _) =
+            try_join(control, moto).await?;
+        Ok(Seeded {
+            evidence_bucket: BUCKETS[0].0.into(),
+            switch_bucket: BUCKETS[1].0.into(),
+            switch_key: SWITCH_KEY.into(),
+            backups_bucket: BUCKETS[2].0.into(),
+            wal_bucket: BUCKETS[3].0.into(),
+            videos_bucket: BUCKETS[4].0.into(),
+            videos_replica_bucket: BUCKETS[5].0.into(),
+            topics,
+            queue_url,
+            recovery_secret: RECOVERY_SECRET.into(),
+            application_secret: APPLICATION_SECRET.into(),
+            hosted_zone,
+            switch_check,
+            secondary_check,
+            distribution,
+            clusters: [format!("sparc-prod-{PRIMARY}"), format!("sparc-prod-{SECONDARY}")],
+            node_group: NODE_GROUP.into(),
+            instances: [INSTANCE.into(), REPLICA.into()],
+        })
+    }
+
+    async fn buckets(&self) -> Result<()> {
+        try_join_all(BUCKETS.iter().map(async |(bucket, region)| {
+            let place = if *region == PRIMARY {
+                String::new()
+            } else {
+                format!("<CreateBucketConfiguration><LocationConstraint>{region}</LocationConstraint></CreateBucketConfiguration>")
+            };
+            let made = self.call("s3", region, Method::PUT, &format!("/{bucket}"), &[], place).await?;
+            made.or_refused("s3", "CreateBucket")?;
+            let versioned = "<VersioningConfiguration><Status>Enabled</Status></VersioningConfiguration>";
+            let set = self.call("s3", region, Method::PUT, &format!("/{bucket}?versioning"), &[], versioned).await?;
+            set.or_refused("s3", "PutBucketVersioning").map(drop)
+        }))
+        .await
+        .map(drop)
+    }
+
+    async fn topics(&self) -> Result<([String; 3], String)> {
+        let queue = self.json("sqs", TERTIARY, "AmazonSQS.CreateQueue", json!({ "QueueName": QUEUE })).await?;
+        let queue_url = queue["QueueUrl"].as_str().unwrap_or_default().to_owned();
+        let queue_arn = format!("arn:aws:sqs:{TERTIARY}:{ACCOUNT}:{QUEUE}");
+        let mut topics = Vec::new();
+        for priority in PRIORITIES {
+            let name = format!("sparc-recovery-{priority}");
+            let made = self.query("sns", TERTIARY, "CreateTopic", &[("Name", &name)]).await?;
+            let arn = xml::text(&made, "TopicArn").unwrap_or_default();
+            let subscription = [("TopicArn", arn.as_str()), ("Protocol", "sqs"), ("Endpoint", &queue_arn)];
+            self.query("sns", TERTIARY, "Subscribe", &subscription).await?;
+            topics.push(arn);
+        }
+        let topics = topics.try_into().map_err(|_| Error::State("three priorities make three topics".into()))?;
+        Ok((topics, queue_url))
+    }
+
+    /// Messages published since the last call, oldest first; each is returned once.
+    pub async fn sent(&self, seeded: &Seeded) -> Result<Vec<Sent>> {
+        let mut sent = Vec::new();
+        loop {
+            let ask = json!({ "QueueUrl": seeded.queue_url, "MaxNumberOfMessages": 10, "WaitTimeSeconds": 0 });
+            let got = self.json("sqs", TERTIARY, "AmazonSQS.ReceiveMessage", ask).await?;
+            let messages = got["Messages"].as_array().cloned().unwrap_or_default();
+            if messages.is_empty() {
+                return Ok(sent);
+            }
+            for message in messages {
+                let body = message["Body"].as_str().unwrap_or_default();
+                let envelope: Value = serde_json::from_str(body).unwrap_or_default();
+                let text = |name: &str| envelope[name].as_str().map(str::to_owned);
+                sent.push(Sent {
+                    topic: text("TopicArn").unwrap_or_default(),
+                    subject: text("Subject"),
+                    message: text("Message").unwrap_or_else(|| body.to_owned()),
+                });
+                let done = json!({ "QueueUrl": seeded.queue_url, "ReceiptHandle": message["ReceiptHandle"] });
+                self.json("sqs", TERTIARY, "AmazonSQS.DeleteMessage", done).await?;
+            }
+        }
+    }
+
+    async fn secrets(&self, passwords: Option<&Passwords>) -> Result<()> {
+        for (name, role) in [(RECOVERY_SECRET, Role::Recovery), (APPLICATION_SECRET, Role::Application)] {
+            let password = passwords.map_or("made-up", |passwords| passwords.of(role));
+            let value = json!({ "username": role.name(), "password": password }).to_string();
+            // The API wants a token, which SDKs fill in: a retry with the same one makes no second version.
+            let token = uuid::Uuid::new_v4().to_string();
+            let secret = json!({ "Name": name, "SecretString": value, "ClientRequestToken": token });
+            self.json("secretsmanager", TERTIARY, "secretsmanager.CreateSecret", secret).await?;
+        }
+        Ok(())
+    }
+
+    /// The zone with a failover pair for `api.sparc.com`, and the plain record that a run may edit later.
+    async fn names(&self) -> Result<(String, String, String)> {
+        const XMLNS: &str = r#"xmlns="https://route53.amazonaws.com/doc/2013-04-01/""#;
+        let post = async |path: &str, body: String| -> Result<String> {
+            let headers = [("content-type", "text/xml")];
+            let answer = self.call("route53", PRIMARY, Method::POST, path, &headers, body).await?;
+            answer.or_refused("route53", path)
+        };
+        let zone = post(
+            "/2013-04-01/hostedzone",
+            format!(
+                "<CreateHostedZoneRequest {XMLNS}><Name>sparc.com</Name><CallerReference>lab-zone</CallerReference>\
+                 </CreateHostedZoneRequest>"
+            ),
+        )
+        .await?;
+        let zone = xml::text(&zone, "Id").unwrap_or_default().trim_start_matches("/hostedzone/").to_owned();
+        let check = async |reference: &str, config: String| -> Result<String> {
+            let made = post(
+                "/2013-04-01/healthcheck",
+                format!(
+                    "<CreateHealthCheckRequest {XMLNS}><CallerReference>{reference}</CallerReference>\
+                     <HealthCheckConfig>{config}</HealthCheckConfig></CreateHealthCheckRequest>"
+                ),
+            )
+            .await?;
+            Ok(xml::text(&made, "Id").unwrap_or_default())
+        };
+        // "Standby takes over primary": healthy while the object in the tertiary region is absent.
+        // https://aws.amazon.com/blogs/networking-and-content-delivery/creating-disaster-recovery-mechanisms-using-amazon-route-53/
+        let switch = check(
+            "lab-switch",
+            format!(
+                "<Port>443</Port><Type>HTTPS</Type><ResourcePath>/{SWITCH_KEY}</ResourcePath>\
+                 <FullyQualifiedDomainName>{}.s3.{TERTIARY}.amazonaws.com</FullyQualifiedDomainName>\
+                 <RequestInterval>10</RequestInterval><FailureThreshold>1</FailureThreshold><Inverted>true</Inverted>",
+                BUCKETS[1].0
+            ),
+        )
+        .await?;
+        let secondary = check(
+            "lab-secondary",
+            format!(
+                "<Port>443</Port><Type>HTTPS</Type><ResourcePath>/healthz</ResourcePath>\
+                 <FullyQualifiedDomainName>core-apis.{SECONDARY}.sparc.com</FullyQualifiedDomainName>\
+                 <RequestInterval>10</RequestInterval><FailureThreshold>1</FailureThreshold>"
+            ),
+        )
+        .await?;
+        let record = |name: &str, failover: &str, region: &str, check: &str| {
+            format!(
+                "<Change><Action>CREATE</Action><ResourceRecordSet><Name>{name}</Name><Type>CNAME</Type>{failover}\
+                 <TTL>60</TTL><ResourceRecords><ResourceRecord><Value>origin.{region}.sparc.com</Value></ResourceRecord>\
+                 </ResourceRecords>{check}</ResourceRecordSet></Change>"
+            )
+        };
+        let failover =
+            |set: &str, role: &str| format!("<SetIdentifier>{set}</SetIdentifier><Failover>{role}</Failover>");
+        let hangs_on = |check: &str| format!("<HealthCheckId>{check}</HealthCheckId>");
+        let changes = [
+            record("api.sparc.com", &failover("primary", "PRIMARY"), PRIMARY, &hangs_on(&switch)),
+            record("api.sparc.com", &failover("secondary", "SECONDARY"), SECONDARY, &hangs_on(&secondary)),
+            record("origin.sparc.com", "", PRIMARY, ""),
+        ]
+        .concat();
+        post(
+            &format!("/2013-04-01/hostedzone/{zone}/rrset"),
+            format!(
+                "<ChangeResourceRecordSetsRequest {XMLNS}><ChangeBatch><Changes>{changes}</Changes></ChangeBatch>\
+                 </ChangeResourceRecordSetsRequest>"
+            ),
+        )
+        .await?;
+        Ok((zone, switch, secondary))
+    }
+
+    async fn distribution(&self) -> Result<String> {
+        let config = format!(
+            r#"<DistributionConfig xmlns="http://cloudfront.amazonaws.com/doc/2020-05-31/">
+            <CallerReference>lab-distribution</CallerReference><Comment>SPARC</Comment><Enabled>true</Enabled>
+            <Aliases><Quantity>1</Quantity><Items><CNAME>cdn.sparc.com</CNAME></Items></Aliases>
+            <Origins><Quantity>1</Quantity><Items><Origin><Id>api</Id><DomainName>origin.{PRIMARY}.sparc.com</DomainName>
+            <CustomOriginConfig><HTTPPort>80</HTTPPort><HTTPSPort>443</HTTPSPort>
+            <OriginProtocolPolicy>https-only</OriginProtocolPolicy></CustomOriginConfig></Origin></Items></Origins>
+            <DefaultCacheBehavior><TargetOriginId>api</TargetOriginId>
+            <ViewerProtocolPolicy>https-only</ViewerProtocolPolicy></DefaultCacheBehavior></DistributionConfig>"#
+        );
+        let headers = [("content-type", "text/xml")];
+        let answer =
+            self.call("cloudfront", PRIMARY, Method::POST, "/2020-05-31/distribution", &headers, config).await?;
+        let body = answer.or_refused("cloudfront", "CreateDistribution")?;
+        xml::text(&body, "Id").ok_or_else(|| Error::State("a distribution without id".into()))
+    }
+
+    async fn instances(&self) -> Result<()> {
+        let primary = [
+            ("DBInstanceIdentifier", INSTANCE),
+            ("Engine", "postgres"),
+            ("EngineVersion", "15.10"),
+            ("DBInstanceClass", "db.m6g.large"),
+            ("AllocatedStorage", "100"),
+            ("MasterUsername", "sparc_recovery"),
+            // Nobody logs in with it: the servers behind are the lab's own.
+            ("MasterUserPassword", "unused-by-the-lab"),
+            ("BackupRetentionPeriod", "7"),
+        ];
+        self.query("rds", PRIMARY, "CreateDBInstance", &primary).await?;
+        let source = format!("arn:aws:rds:{PRIMARY}:{ACCOUNT}:db:{INSTANCE}");
+        let replica = [
+            ("DBInstanceIdentifier", REPLICA),
+            ("SourceDBInstanceIdentifier", source.as_str()),
+            ("DBInstanceClass", "db.m6g.large"),
+        ];
+        self.query("rds", SECONDARY, "CreateDBInstanceReadReplica", &replica).await.map(drop)
+    }
+
+    async fn clusters(&self) -> Result<()> {
+        for (region, size) in [(PRIMARY, 20), (SECONDARY, 2)] {
+            let name = format!("sparc-prod-{region}");
+            let post = async |path: String, body: Value| -> Result<()> {
+                let headers = [("content-type", "application/json")];
+                let answer = self.call("eks", region, Method::POST, &path, &headers, body.to_string()).await?;
+                answer.or_refused("eks", &path).map(drop)
+            };
+            post(
+                "/clusters".into(),
+                json!({ "name": name, "roleArn": format!("arn:aws:iam::{ACCOUNT}:role/sparc-eks"), "version": "1.33",
+                        "resourcesVpcConfig": { "subnetIds": ["subnet-0a", "subnet-0b"] } }),
+            )
+            .await?;
+            post(
+                format!("/clusters/{name}/node-groups"),
+                json!({ "nodegroupName": NODE_GROUP, "subnets": ["subnet-0a", "subnet-0b"],
+                        "nodeRole": format!("arn:aws:iam::{ACCOUNT}:role/sparc-nodes"),
+                        "instanceTypes": ["m6i.2xlarge", "m6a.2xlarge", "m5.2xlarge"],
+                        "scalingConfig": { "minSize": 2, "maxSize": 30, "desiredSize": size } }),
+            )
+            .await?;
+        }
+        Ok(())
+    }
+}
