@@ -320,6 +320,29 @@ pub enum RunOutcome {
 }
 
 impl Run {
+    /// A record in which nothing has happened yet.
+    pub fn opened(id: &str, started_at: Timestamp, event: Value) -> Run {
+        Run {
+            id: id.to_owned(),
+            started_at,
+            event,
+            plan: None,
+            approval: None,
+            fence: None,
+            promotion: None,
+            scaling: None,
+            rollout: None,
+            health: None,
+            names: None,
+            reached: None,
+            records: None,
+            reversal: None,
+            failure: None,
+            troubles: Vec::new(),
+            notices: Vec::new(),
+        }
+    }
+
     /// How the run ended, or would if it ended now.
     pub fn outcome(&self) -> RunOutcome {
         let stays =
