@@ -13,6 +13,7 @@ pub mod edge;
 pub mod faults;
 pub mod load;
 pub mod postgres;
+pub mod rds;
 pub mod services;
 pub mod tls;
 

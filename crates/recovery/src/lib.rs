@@ -3,6 +3,7 @@
 //! There is no network and no clock here. Adapters implement the traits; functions put them together.
 
 pub mod cluster;
+pub mod contradictions;
 pub mod database;
 pub mod failover;
 pub mod fault;
@@ -14,6 +15,7 @@ pub mod notice;
 pub mod objective;
 pub mod permit;
 pub mod plan;
+pub mod report;
 pub mod run;
 pub mod secrets;
 pub mod store;

@@ -494,16 +494,7 @@ impl Plan {
     /// # Errors
     /// The first thing that is wrong, with its line and column.
     pub fn parse(file: &str, text: &str) -> Result<Plan, PlanError> {
-        let at = |offset: usize, problem: String| {
-            let before = &text[..text.floor_char_boundary(offset)];
-            let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
-            PlanError {
-                file: file.to_owned(),
-                line: before.matches('\n').count() + 1,
-                column: before[line_start..].chars().count() + 1,
-                problem,
-            }
-        };
+        let at = |offset: usize, problem: String| error_at(file, text, offset, problem);
         let plan: Plan = toml::from_str(text).map_err(|error| {
             let problem = error.message().lines().collect::<Vec<_>>().join("; ");
             at(error.span().map_or(0, |span| span.start), problem)
@@ -665,6 +656,22 @@ impl Plan {
             }
         }
         None
+    }
+}
+
+/// A problem with the value at `path` of a plan.
+pub(crate) fn problem_at(file: &str, text: &str, path: &[String], problem: String) -> PlanError {
+    error_at(file, text, locate(text, path), problem)
+}
+
+fn error_at(file: &str, text: &str, offset: usize, problem: String) -> PlanError {
+    let before = &text[..text.floor_char_boundary(offset)];
+    let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
+    PlanError {
+        file: file.to_owned(),
+        line: before.matches('\n').count() + 1,
+        column: before[line_start..].chars().count() + 1,
+        problem,
     }
 }
 

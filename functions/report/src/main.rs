@@ -1,2 +1,30 @@
+//! The Lambda `report`: the plan and the evidence bucket, wired to the library.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use recovery::{plan::Plan, store::ObjectStore};
+use recovery_aws::Aws;
+use recovery_lambda::Settings;
+use report::{Request, write_report};
+
+struct Wiring {
+    plan: Arc<Plan>,
+    evidence: Arc<dyn ObjectStore>,
+}
+
 #[tokio::main]
-async fn main() {}
+async fn main() -> Result<(), recovery_lambda::Error> {
+    recovery_lambda::serve(
+        "report",
+        |settings: Settings| async move {
+            let aws = Aws::from_plan(&settings.plan).await;
+            aws.warm().await;
+            Ok(Wiring { plan: settings.plan, evidence: aws.evidence() })
+        },
+        |wiring: Arc<Wiring>, request: Request| async move {
+            write_report(&request, &wiring.plan, wiring.evidence.as_ref(), Timestamp::now()).await
+        },
+    )
+    .await
+}
