@@ -9,6 +9,7 @@ mod xml;
 
 pub mod aws;
 pub mod cache;
+pub mod kubernetes;
 pub mod load;
 pub mod postgres;
 pub mod tls;
