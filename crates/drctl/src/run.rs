@@ -331,10 +331,18 @@ impl Spans {
         let kind = event.event_type.as_str();
         if kind.ends_with("StateEntered") {
             let comment = self.comments.get(state).cloned().unwrap_or_default();
-            self.open.insert(state.to_owned(), StateSpan::entered(state, comment, event.timestamp));
+            self.open.insert(state.to_owned(), StateSpan {
+                state: state.to_owned(),
+                comment,
+                began_at: event.timestamp,
+                ended_at: None,
+                attempts: 0,
+                trouble: None,
+                failed: false,
+            });
         } else if kind.ends_with("StateExited") {
             if let Some(mut span) = self.open.remove(state) {
-                span.exited_at = Some(event.timestamp);
+                span.ended_at = Some(event.timestamp);
                 self.done.push(span);
             }
         } else if let Some(span) = self.open.get_mut(state) {

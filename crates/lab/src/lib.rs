@@ -11,6 +11,7 @@ pub mod aws;
 pub mod cache;
 pub mod edge;
 pub mod faults;
+pub mod kubernetes;
 pub mod load;
 pub mod postgres;
 pub mod rds;
