@@ -31,7 +31,7 @@ pub fn definition(name: &str) -> Result<String, Problem> {
         return Ok(text);
     }
     let built_in = BUILT_IN.iter().find(|(known, _)| *known == name);
-    built_in.map(|(_, text)| (*text).to_owned()).ok_or_else(|| {
-        Problem::input(format!("no machine is called `{name}`; there are `{}`", names().join("`, `")))
-    })
+    built_in
+        .map(|(_, text)| (*text).to_owned())
+        .ok_or_else(|| Problem::input(format!("no machine is called `{name}`; there are `{}`", names().join("`, `"))))
 }

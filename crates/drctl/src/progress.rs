@@ -132,7 +132,12 @@ impl Progress {
         let mark = if failed { "fail" } else { "done" };
         let what = if what.is_empty() { String::new() } else { format!("{what}  ") };
         let comment = self.dim(&format!("({comment})"));
-        self.line(began_at, event.timestamp, mark, &format!("{state:<width$}  {took:>7}  {what}{comment}", width = self.width));
+        self.line(
+            began_at,
+            event.timestamp,
+            mark,
+            &format!("{state:<width$}  {took:>7}  {what}{comment}", width = self.width),
+        );
         if state == POINT_OF_NO_RETURN && !failed {
             self.line(began_at, event.timestamp, "====", "point of no return: from here the way is forward");
         }

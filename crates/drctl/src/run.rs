@@ -11,7 +11,10 @@ use std::{
     time::Duration,
 };
 
-use asl::{EventType, Execution, ExecutionStatus, Handle, HistoryEvent, Machine, Observer, ObserverError, Settings, SystemClock};
+use asl::{
+    EventType, Execution, ExecutionStatus, Handle, HistoryEvent, Machine, Observer, ObserverError, Settings,
+    SystemClock,
+};
 use async_trait::async_trait;
 use jiff::Timestamp;
 use recovery::{
@@ -61,7 +64,8 @@ pub struct RunArgs {
 /// # Errors
 /// Something that was given cannot be used (nothing has changed), or the run's folder failed on the way.
 pub async fn run(args: RunArgs) -> Result<ExitCode, Problem> {
-    let plan_settings = recovery_lambda::Settings::read(&args.plan).map_err(|failure| Problem::input(failure.message))?;
+    let plan_settings =
+        recovery_lambda::Settings::read(&args.plan).map_err(|failure| Problem::input(failure.message))?;
     let event = read_event(&args.event)?;
     let text = machines::definition(&args.machine)?;
     let name = args.name.clone().unwrap_or_else(|| name_from(&args.machine, &event));
@@ -71,7 +75,8 @@ pub async fn run(args: RunArgs) -> Result<ExitCode, Problem> {
     recovery::incident::Incident::from_event(&event, &plan)
         .map_err(|error| Problem::input(format!("{}: {}", args.event.display(), recovery::fault::chain(&error))))?;
     let suite = Suite::open(plan_settings).await.map_err(|failure| Problem::input(failure.message))?;
-    let filled = asl::substitution::fill(&text, &suite.substitutions()).map_err(|problems| not_a_machine(&args.machine, &problems))?;
+    let filled = asl::substitution::fill(&text, &suite.substitutions())
+        .map_err(|problems| not_a_machine(&args.machine, &problems))?;
     let machine = Arc::new(Machine::parse(&filled).map_err(|problems| not_a_machine(&args.machine, &problems))?);
 
     let hold = folder.hold()?;
@@ -109,7 +114,8 @@ pub async fn run(args: RunArgs) -> Result<ExitCode, Problem> {
     control.abort();
     recorder.progress.end();
     folder.withdraw_approval_request();
-    let ended = ended.map_err(|error| Problem::failed(format!("{}; {}", recovery::fault::chain(&error), error.remedy())))?;
+    let ended =
+        ended.map_err(|error| Problem::failed(format!("{}; {}", recovery::fault::chain(&error), error.remedy())))?;
 
     let status = match ended.status {
         ExecutionStatus::Succeeded => RunStatus::Succeeded,
@@ -147,19 +153,28 @@ pub fn write_report(folder: &RunFolder, card: &RunCard, record: &Run, report: &R
 }
 
 fn unwritable(folder: &RunFolder, error: &std::io::Error) -> Problem {
-    Problem::failed(format!("`{}` cannot be written: {error}; name another folder with --runs-dir", folder.path().display()))
+    Problem::failed(format!(
+        "`{}` cannot be written: {error}; name another folder with --runs-dir",
+        folder.path().display()
+    ))
 }
 
 fn read_event(path: &Path) -> Result<Value, Problem> {
     let text = std::fs::read_to_string(path).map_err(|error| {
         Problem::input(format!("the event `{}` cannot be read: {error}; see events/regional-failover/", path.display()))
     })?;
-    serde_json::from_str(&text).map_err(|error| Problem::input(format!("{}:{}:{}: not JSON: {error}", path.display(), error.line(), error.column())))
+    serde_json::from_str(&text).map_err(|error| {
+        Problem::input(format!("{}:{}:{}: not JSON: {error}", path.display(), error.line(), error.column()))
+    })
 }
 
 fn not_a_machine(name: &str, problems: &[asl::Problem]) -> Problem {
     let first = problems.first().map(ToString::to_string).unwrap_or_default();
-    let more = if problems.len() > 1 { format!(" (and {} more; see `drctl machine check`)", problems.len() - 1) } else { String::new() };
+    let more = if problems.len() > 1 {
+        format!(" (and {} more; see `drctl machine check`)", problems.len() - 1)
+    } else {
+        String::new()
+    };
     Problem::input(format!("statemachines/{name}.asl.json:{first}{more}"))
 }
 
@@ -216,7 +231,10 @@ async fn answer(handle: &Handle, folder: &RunFolder) {
     let _ = if answer.approve {
         handle.send_task_success(&token, serde_json::to_value(&answer.given).unwrap_or_default()).await
     } else {
-        let why = format!("rejected by {}: {}; ask them, then request the failover again", answer.given.by, answer.given.because);
+        let why = format!(
+            "rejected by {}: {}; ask them, then request the failover again",
+            answer.given.by, answer.given.because
+        );
         let cause = serde_json::json!({ "errorType": Fault::Refused.error_type(), "errorMessage": why }).to_string();
         handle.send_task_failure(&token, Some(Fault::Refused.error_type().to_owned()), Some(cause)).await
     };
@@ -322,7 +340,11 @@ struct Spans {
 impl Spans {
     fn new(machine: &Machine) -> Spans {
         let graph = machine.graph();
-        let comments = graph.all_states().iter().map(|state| (state.name.clone(), state.comment.clone().unwrap_or_default())).collect();
+        let comments = graph
+            .all_states()
+            .iter()
+            .map(|state| (state.name.clone(), state.comment.clone().unwrap_or_default()))
+            .collect();
         Spans { comments, open: BTreeMap::new(), tokens: BTreeMap::new(), done: Vec::new() }
     }
 
@@ -331,15 +353,18 @@ impl Spans {
         let kind = event.event_type.as_str();
         if kind.ends_with("StateEntered") {
             let comment = self.comments.get(state).cloned().unwrap_or_default();
-            self.open.insert(state.to_owned(), StateSpan {
-                state: state.to_owned(),
-                comment,
-                began_at: event.timestamp,
-                ended_at: None,
-                attempts: 0,
-                trouble: None,
-                failed: false,
-            });
+            self.open.insert(
+                state.to_owned(),
+                StateSpan {
+                    state: state.to_owned(),
+                    comment,
+                    began_at: event.timestamp,
+                    ended_at: None,
+                    attempts: 0,
+                    trouble: None,
+                    failed: false,
+                },
+            );
         } else if kind.ends_with("StateExited") {
             if let Some(mut span) = self.open.remove(state) {
                 span.ended_at = Some(event.timestamp);
@@ -349,7 +374,9 @@ impl Spans {
             match event.event_type {
                 EventType::TaskScheduled => {
                     span.attempts += 1;
-                    let token = event.document("parameters").and_then(|payload| payload.value().pointer("/Payload/task_token").cloned());
+                    let token = event
+                        .document("parameters")
+                        .and_then(|payload| payload.value().pointer("/Payload/task_token").cloned());
                     if let Some(Value::String(token)) = token {
                         self.tokens.insert(state.to_owned(), token);
                     }
@@ -400,7 +427,10 @@ fn state_of_the_world(plan: &Plan, record: &Run) -> String {
             plan.postgresql.primary.instance, plan.postgresql.standby.instance
         ),
         (None, None, Some(_)) => {
-            format!("the database may be fenced (see the fence object, state {:?} or none) and was not promoted; {again}.", FenceState::Held)
+            format!(
+                "the database may be fenced (see the fence object, state {:?} or none) and was not promoted; {again}.",
+                FenceState::Held
+            )
         }
         (None, None, None) => "Nothing has changed.".to_owned(),
     }

@@ -127,10 +127,14 @@ impl RunFolder {
     /// Another process works on the run, or the folder cannot be written.
     pub fn hold(&self) -> Result<Hold, Problem> {
         let failed = |error: std::io::Error| {
-            Problem::input(format!("the run's folder `{}` cannot be used: {error}; name another with --runs-dir", self.path.display()))
+            Problem::input(format!(
+                "the run's folder `{}` cannot be used: {error}; name another with --runs-dir",
+                self.path.display()
+            ))
         };
         std::fs::create_dir_all(&self.path).map_err(failed)?;
-        let lock = OpenOptions::new().create(true).truncate(false).write(true).open(self.path.join("lock")).map_err(failed)?;
+        let lock =
+            OpenOptions::new().create(true).truncate(false).write(true).open(self.path.join("lock")).map_err(failed)?;
         match lock.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
@@ -191,9 +195,11 @@ impl RunFolder {
     /// It is not there or not of this form.
     pub fn read<T: DeserializeOwned>(&self, name: &str) -> Result<T, Problem> {
         let path = self.path.join(name);
-        let text = std::fs::read(&path)
-            .map_err(|error| Problem::input(format!("`{}` cannot be read: {error}; see `drctl status`", path.display())))?;
-        serde_json::from_slice(&text).map_err(|error| Problem::input(format!("`{}` is not understood: {error}", path.display())))
+        let text = std::fs::read(&path).map_err(|error| {
+            Problem::input(format!("`{}` cannot be read: {error}; see `drctl status`", path.display()))
+        })?;
+        serde_json::from_slice(&text)
+            .map_err(|error| Problem::input(format!("`{}` is not understood: {error}", path.display())))
     }
 
     /// Writes a file of the folder, whole or not at all.

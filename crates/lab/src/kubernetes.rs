@@ -190,11 +190,11 @@ impl Cluster {
 
     /// Makes a namespace in which the recovery role has the same rights as in the platform's.
     pub async fn add_namespace(&self, name: &str) -> Result<()> {
-        self.admin.create("/api/v1/namespaces", &json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})).await?;
+        self.admin
+            .create("/api/v1/namespaces", &json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}))
+            .await?;
         let rbac = format!("/apis/rbac.authorization.k8s.io/v1/namespaces/{name}");
-        let role = |api_groups: &[&str], resources: &[&str], verbs: &[&str]| {
-            json!({"apiGroups": api_groups, "resources": resources, "verbs": verbs})
-        };
+        let role = |api_groups: &[&str], resources: &[&str], verbs: &[&str]| json!({"apiGroups": api_groups, "resources": resources, "verbs": verbs});
         let change = ["get", "create", "patch"];
         self.admin
             .create(
@@ -273,7 +273,8 @@ impl Cluster {
             }
             let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": {"eks.amazonaws.com/nodegroup": node_group}}});
             self.admin.create(path, &node).await?;
-            let status = json!({"status": {"conditions": [{"type": "Ready", "status": "True", "reason": "KubeletReady"}]}});
+            let status =
+                json!({"status": {"conditions": [{"type": "Ready", "status": "True", "reason": "KubeletReady"}]}});
             self.admin.merge(&format!("{path}/{name}/status"), &status).await?;
             // A real server taints new nodes until a controller has looked at them.
             self.admin.merge(&format!("{path}/{name}"), &json!({"spec": {"taints": null}})).await?;

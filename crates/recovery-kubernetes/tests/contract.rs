@@ -32,7 +32,9 @@ impl Kubelet for ByTag {
         }
         match workload.image.rsplit(':').next() {
             Some("missing") => Verdict::Stuck(Stuck::ImagePull("not found in the registry".to_owned())),
-            Some("heavy") => Verdict::Stuck(Stuck::Unschedulable("0/2 nodes are available: 2 Insufficient cpu.".to_owned())),
+            Some("heavy") => {
+                Verdict::Stuck(Stuck::Unschedulable("0/2 nodes are available: 2 Insufficient cpu.".to_owned()))
+            }
             Some("late") => Verdict::Stuck(Stuck::DeadlineExceeded),
             _ => Verdict::Running,
         }
@@ -178,7 +180,11 @@ async fn another_managers_field_is_named_and_nothing_is_applied(stage: &Stage) {
     assert_eq!(objects[0].owners[0].manager, "argocd-controller");
     assert_eq!(objects[0].owners[0].field, ".spec.template.spec.containers[name=\"main\"].image");
     let config = "/api/v1/namespaces/conflict/configmaps/database";
-    assert_eq!(stage.lab.admin().get(config).await.unwrap(), None, "what stands before it in the order was not applied either");
+    assert_eq!(
+        stage.lab.admin().get(config).await.unwrap(),
+        None,
+        "what stands before it in the order was not applied either"
+    );
 
     let taking = stage.adapter("conflict", OnConflict::Take);
     let applied = taking.apply(&ours).await.unwrap();
@@ -208,7 +214,9 @@ async fn a_count_that_somebody_else_set_survives_an_apply(stage: &Stage) {
 
 async fn a_stuck_rollout_says_why(stage: &Stage) {
     let cluster = stage.namespace("stuck").await;
-    let apply = async |image: &str| cluster.apply(&bundle(&[config("db"), deployment("core-apis", image, Some(2))])).await.unwrap();
+    let apply = async |image: &str| {
+        cluster.apply(&bundle(&[config("db"), deployment("core-apis", image, Some(2))])).await.unwrap()
+    };
     apply("core:1").await;
     let rollout = eventually(&cluster, "core-apis", |rollout| rollout.complete).await;
     assert_eq!((rollout.desired, rollout.available, rollout.stuck), (2, 2, None));
@@ -218,7 +226,9 @@ async fn a_stuck_rollout_says_why(stage: &Stage) {
         ("core:late", "ProgressDeadlineExceeded: ReplicaSet"),
     ] {
         apply(image).await;
-        let rollout = eventually(&cluster, "core-apis", |rollout| rollout.stuck.as_deref().is_some_and(|s| s.contains(expected))).await;
+        let rollout =
+            eventually(&cluster, "core-apis", |rollout| rollout.stuck.as_deref().is_some_and(|s| s.contains(expected)))
+                .await;
         assert!(!rollout.complete, "{image}");
     }
     let missing = cluster.rollouts(&names(&["nobody"])).await.unwrap().remove(0);
@@ -261,7 +271,10 @@ async fn writers_stop_once_and_get_their_own_counts_back(stage: &Stage) {
 async fn an_autoscaler_of_a_writer_is_seen_and_left_alone(stage: &Stage) {
     let cluster = stage.namespace("autoscaled").await;
     let autoscaler = "apiVersion: autoscaling/v1\nkind: HorizontalPodAutoscaler\nmetadata: {name: core-apis}\nspec: {minReplicas: 2, maxReplicas: 9, scaleTargetRef: {apiVersion: apps/v1, kind: Deployment, name: core-apis}}\n";
-    cluster.apply(&bundle(&[config("db"), deployment("core-apis", "core:1", Some(4)), autoscaler.to_owned()])).await.unwrap();
+    cluster
+        .apply(&bundle(&[config("db"), deployment("core-apis", "core:1", Some(4)), autoscaler.to_owned()]))
+        .await
+        .unwrap();
     eventually(&cluster, "core-apis", |rollout| rollout.complete).await;
     let status = cluster.writer_statuses().await.unwrap().remove(0);
     assert_eq!((status.running, status.autoscaler.as_deref()), (4, Some("core-apis")));
@@ -304,7 +317,8 @@ async fn a_definition_and_its_objects_travel_in_one_bundle(stage: &Stage) {
 
 async fn an_invalid_object_leaves_nothing_half_applied(stage: &Stage) {
     let cluster = stage.namespace("invalid").await;
-    let wrong = deployment("core-apis", "core:1", None).replace("metadata: {labels: {app: core-apis}}", "metadata: {labels: {app: other}}");
+    let wrong = deployment("core-apis", "core:1", None)
+        .replace("metadata: {labels: {app: core-apis}}", "metadata: {labels: {app: other}}");
     let bundle = bundle(&[config("db.west"), wrong]);
     let error = cluster.apply_bundle(&bundle.manifests, &bundle.replicas).await.unwrap_err();
     assert!(matches!(&error, Error::Invalid { object, .. } if object == "Deployment/core-apis"), "{error:?}");
@@ -315,7 +329,10 @@ async fn a_missing_right_is_a_refusal_that_names_it(stage: &Stage) {
     // `default` is a namespace in which the recovery role has no rights.
     let cluster = stage.adapter("default", OnConflict::Refuse);
     let error = cluster.scale_to_zero(1).await.unwrap_err();
-    assert!(matches!(&error, Error::Forbidden { said, .. } if said.contains("\"sparc-recovery\" cannot list resource \"deployments\"")), "{error}");
+    assert!(
+        matches!(&error, Error::Forbidden { said, .. } if said.contains("\"sparc-recovery\" cannot list resource \"deployments\"")),
+        "{error}"
+    );
     let error = cluster.apply(&bundle(&[config("db")])).await.unwrap_err();
     assert_eq!(error.fault(), Fault::Refused);
 }

@@ -3,15 +3,17 @@
 //! Nothing is connected here: an adapter connects when it is asked something, so a place that is lost costs whoever asks
 //! it, and nobody else.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::SystemTime};
 
+use async_trait::async_trait;
+use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider};
 use recovery::{
     database::Replica,
     fault::{Failure, chain},
-    plan::Driver,
+    plan::{Driver, Region},
 };
-use recovery_aws::Aws;
-use recovery_kubernetes::{Cluster, eks};
+use recovery_aws::{Aws, eks_token};
+use recovery_kubernetes::{Cluster, Connection, Limits, OnConflict, Token, TokenProvider};
 use recovery_lambda::{Settings, misconfigured};
 use recovery_postgres::{SelfManaged, Server};
 
@@ -58,9 +60,39 @@ pub enum Side {
 /// # Errors
 /// The cluster's certificate authority cannot be read.
 pub fn workloads(settings: &Settings, aws: &Aws, side: Side) -> Result<Cluster, Failure> {
-    let kubernetes = &settings.plan.kubernetes;
-    Ok(match side {
-        Side::Primary => eks::primary(&settings.plan, settings.file(&kubernetes.primary.ca_file)?, aws),
-        Side::Secondary => eks::secondary(&settings.plan, settings.file(&kubernetes.secondary.ca_file)?, aws),
-    })
+    let plan = &settings.plan;
+    // In a disaster the recovery overlay is the truth: in the cluster that takes over, fields of others are taken.
+    let (cluster, region, on_conflict) = match side {
+        Side::Primary => (&plan.kubernetes.primary, &plan.regions.primary, OnConflict::Refuse),
+        Side::Secondary => (&plan.kubernetes.secondary, &plan.regions.secondary, OnConflict::Take),
+    };
+    let connection = Connection {
+        cluster: cluster.name.clone(),
+        endpoint: cluster.endpoint.to_string(),
+        ca_pem: settings.file(&cluster.ca_file)?,
+        namespace: plan.kubernetes.namespace.clone(),
+        writers: plan.kubernetes.writers.clone(),
+        limits: Limits { connect: plan.failover.look_timeout.0, ..Limits::default() },
+        on_conflict,
+    };
+    let credentials = aws.config(region).credentials_provider();
+    let tokens = EksTokens { credentials, region: region.clone(), cluster: cluster.name.clone() };
+    Ok(Cluster::new(connection, Arc::new(tokens)))
+}
+
+/// Signs tokens with the regional STS of the cluster's own region.
+struct EksTokens {
+    credentials: Option<SharedCredentialsProvider>,
+    region: Region,
+    cluster: String,
+}
+
+#[async_trait]
+impl TokenProvider for EksTokens {
+    async fn token(&self) -> Result<Token, Box<dyn std::error::Error + Send + Sync>> {
+        let provider = self.credentials.as_ref().ok_or("there are no AWS credentials")?;
+        let credentials = provider.provide_credentials().await?;
+        let token = eks_token::sign_eks_token(&credentials, self.region.code(), &self.cluster, SystemTime::now())?;
+        Ok(Token { secret: token.into_secret(), valid_for: Some(eks_token::VALID_FOR) })
+    }
 }

@@ -5,8 +5,8 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use async_trait::async_trait;
 use asl::{TaskCall, TaskHandler, TaskOutcome};
+use async_trait::async_trait;
 use jiff::Timestamp;
 use recovery::fault::{Failure, Fault, chain};
 use recovery_aws::Aws;
@@ -189,7 +189,10 @@ impl TaskHandler for Linked {
     async fn invoke(&self, call: TaskCall) -> TaskOutcome {
         let Some(function) = call.function() else {
             let arn = &call.resource.arn;
-            return TaskOutcome::failure("States.Runtime", &format!("`{arn}` is not a function; only functions are linked in"));
+            return TaskOutcome::failure(
+                "States.Runtime",
+                &format!("`{arn}` is not a function; only functions are linked in"),
+            );
         };
         let name = function.function.rsplit(':').next().unwrap_or_default().to_owned();
         let payload = function.payload.clone();

@@ -63,7 +63,9 @@ impl Admin {
         match self.ask(Method::GET, path, "", None).await? {
             (404, _) => Ok(None),
             (200, answer) => Ok(Some(answer)),
-            (status, answer) => Err(Error::Program { program: format!("GET {path}"), said: format!("{status}: {answer}") }),
+            (status, answer) => {
+                Err(Error::Program { program: format!("GET {path}"), said: format!("{status}: {answer}") })
+            }
         }
     }
 
@@ -98,7 +100,9 @@ impl Admin {
     pub async fn delete(&self, path: &str) -> Result<()> {
         match self.ask(Method::DELETE, &format!("{path}?gracePeriodSeconds=0"), "", None).await? {
             (200..=299 | 404, _) => Ok(()),
-            (status, answer) => Err(Error::Program { program: format!("DELETE {path}"), said: format!("{status}: {answer}") }),
+            (status, answer) => {
+                Err(Error::Program { program: format!("DELETE {path}"), said: format!("{status}: {answer}") })
+            }
         }
     }
 }

@@ -114,7 +114,8 @@ pub(super) fn apply(
 pub(super) fn update(before: &Value, after: &Value, managers: &Managers, manager: &str) -> Managers {
     let (old, new) = (leaves(before), leaves(after));
     let mut managers = managers.clone();
-    let changed: BTreeSet<String> = new.iter().filter(|(path, value)| old.get(*path) != Some(value)).map(|(path, _)| path.clone()).collect();
+    let changed: BTreeSet<String> =
+        new.iter().filter(|(path, value)| old.get(*path) != Some(value)).map(|(path, _)| path.clone()).collect();
     let gone: BTreeSet<&String> = old.keys().filter(|path| !new.contains_key(*path)).collect();
     for owned in managers.values_mut() {
         owned.retain(|path| !changed.contains(path) && !gone.contains(path));
@@ -225,7 +226,8 @@ mod tests {
 
     #[test]
     fn another_managers_value_is_a_conflict_and_force_takes_it() {
-        let (live, managers) = apply(&json!({}), &Managers::new(), &deployment(Some(3), "a:1"), "argocd", false).unwrap();
+        let (live, managers) =
+            apply(&json!({}), &Managers::new(), &deployment(Some(3), "a:1"), "argocd", false).unwrap();
         let same = apply(&live, &managers, &deployment(None, "a:1"), "sparc", false);
         assert!(same.is_ok(), "the same value is shared");
 

@@ -106,10 +106,18 @@ async fn look(admin: &Admin, kubelet: &dyn Kubelet, seen: &mut HashMap<String, S
     Ok(())
 }
 
-async fn move_on(admin: &Admin, kubelet: &dyn Kubelet, seen: &mut HashMap<String, Seen>, deployment: &Value) -> Result<()> {
+async fn move_on(
+    admin: &Admin,
+    kubelet: &dyn Kubelet,
+    seen: &mut HashMap<String, Seen>,
+    deployment: &Value,
+) -> Result<()> {
     let uid = deployment["metadata"]["uid"].as_str().unwrap_or_default().to_owned();
     let template = &deployment["spec"]["template"];
-    let revision = Sha256::digest(template.to_string().as_bytes())[..5].iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let revision = Sha256::digest(template.to_string().as_bytes())[..5]
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect::<String>();
     let namespace = deployment["metadata"]["namespace"].as_str().unwrap_or_default();
     let name = deployment["metadata"]["name"].as_str().unwrap_or_default();
     let desired = deployment["spec"]["replicas"].as_u64().unwrap_or(1);
@@ -129,7 +137,11 @@ async fn move_on(admin: &Admin, kubelet: &dyn Kubelet, seen: &mut HashMap<String
     // Counts before this look: a rollout that is settled and looks settled costs one list in all.
     let status = &deployment["status"];
     let generation = &deployment["metadata"]["generation"];
-    if settled && status["observedGeneration"] == *generation && status["availableReplicas"].as_u64().unwrap_or(0) == desired && status["replicas"].as_u64().unwrap_or(0) == desired {
+    if settled
+        && status["observedGeneration"] == *generation
+        && status["availableReplicas"].as_u64().unwrap_or(0) == desired
+        && status["replicas"].as_u64().unwrap_or(0) == desired
+    {
         return Ok(());
     }
 
@@ -147,7 +159,11 @@ async fn move_on(admin: &Admin, kubelet: &dyn Kubelet, seen: &mut HashMap<String
     // While the new pods are not up, one of them tries and the old ones serve, as a rolling update does.
     let running = known.verdict == Verdict::Running;
     let (keep_new, keep_old) = if running { (desired, 0) } else { (desired.min(1), desired) };
-    for pod in new.iter().skip(usize::try_from(keep_new).unwrap_or(usize::MAX)).chain(old.iter().skip(usize::try_from(keep_old).unwrap_or(usize::MAX))) {
+    for pod in new
+        .iter()
+        .skip(usize::try_from(keep_new).unwrap_or(usize::MAX))
+        .chain(old.iter().skip(usize::try_from(keep_old).unwrap_or(usize::MAX)))
+    {
         admin.delete(&format!("{pods_path}/{}", pod["metadata"]["name"].as_str().unwrap_or_default())).await?;
     }
     let mut serving_old = 0;
@@ -160,7 +176,9 @@ async fn move_on(admin: &Admin, kubelet: &dyn Kubelet, seen: &mut HashMap<String
     let there: Vec<&Value> = new.iter().copied().take(usize::try_from(keep_new).unwrap_or(usize::MAX)).collect();
     let taken: Vec<&str> = there.iter().filter_map(|pod| pod["metadata"]["name"].as_str()).collect();
     for pod in &there {
-        if pod["status"]["phase"] != wanted["phase"] || pod["status"]["containerStatuses"][0]["state"] != wanted["containerStatuses"][0]["state"] {
+        if pod["status"]["phase"] != wanted["phase"]
+            || pod["status"]["containerStatuses"][0]["state"] != wanted["containerStatuses"][0]["state"]
+        {
             let pod_name = pod["metadata"]["name"].as_str().unwrap_or_default();
             admin.merge(&format!("{pods_path}/{pod_name}/status"), &json!({"status": wanted})).await?;
         }
@@ -182,10 +200,16 @@ async fn move_on(admin: &Admin, kubelet: &dyn Kubelet, seen: &mut HashMap<String
 
     let ready = serving_old + if running { desired } else { 0 };
     let deadline = deployment["spec"]["progressDeadlineSeconds"].as_u64().unwrap_or(600);
-    let late = !running && (known.verdict == Verdict::Stuck(Stuck::DeadlineExceeded) || known.since.elapsed() > Duration::from_secs(deadline));
+    let late = !running
+        && (known.verdict == Verdict::Stuck(Stuck::DeadlineExceeded)
+            || known.since.elapsed() > Duration::from_secs(deadline));
     let (reason, message) = match (running, late) {
-        (true, _) => ("NewReplicaSetAvailable", format!("ReplicaSet \"{name}-{revision}\" has successfully progressed.")),
-        (_, true) => ("ProgressDeadlineExceeded", format!("ReplicaSet \"{name}-{revision}\" has timed out progressing.")),
+        (true, _) => {
+            ("NewReplicaSetAvailable", format!("ReplicaSet \"{name}-{revision}\" has successfully progressed."))
+        }
+        (_, true) => {
+            ("ProgressDeadlineExceeded", format!("ReplicaSet \"{name}-{revision}\" has timed out progressing."))
+        }
         _ => ("ReplicaSetUpdated", format!("ReplicaSet \"{name}-{revision}\" is progressing.")),
     };
     let available = if ready >= desired { "True" } else { "False" };
@@ -206,7 +230,9 @@ async fn move_on(admin: &Admin, kubelet: &dyn Kubelet, seen: &mut HashMap<String
     if fields.iter().all(|field| same(field)) && status["conditions"][1]["reason"] == reason {
         return Ok(());
     }
-    admin.merge(&format!("/apis/apps/v1/namespaces/{namespace}/deployments/{name}/status"), &json!({"status": wanted})).await?;
+    admin
+        .merge(&format!("/apis/apps/v1/namespaces/{namespace}/deployments/{name}/status"), &json!({"status": wanted}))
+        .await?;
     Ok(())
 }
 
@@ -255,7 +281,9 @@ async fn workload(admin: &Admin, deployment: &Value) -> Result<Workload> {
         let reference = &variable["valueFrom"]["configMapKeyRef"];
         let value = match (variable["value"].as_str(), reference["name"].as_str()) {
             (Some(value), _) => value.to_owned(),
-            (None, Some(name)) => text(&config_map(admin, &namespace, name).await?[reference["key"].as_str().unwrap_or_default()]),
+            (None, Some(name)) => {
+                text(&config_map(admin, &namespace, name).await?[reference["key"].as_str().unwrap_or_default()])
+            }
             (None, None) => continue,
         };
         env.insert(text(&variable["name"]), value);

@@ -52,7 +52,8 @@ pub(super) async fn start(
     let (certificate, key) = authority.sign(&["localhost", "127.0.0.1", "kubernetes.default.svc"])?;
     let certificate = write("server.pem", &certificate)?;
     let key = write("server.key", &key)?;
-    let accounts = KeyPair::generate().map_err(|error| Error::Certificate { name: "service accounts".into(), reason: error.to_string() })?;
+    let accounts = KeyPair::generate()
+        .map_err(|error| Error::Certificate { name: "service accounts".into(), reason: error.to_string() })?;
     let accounts_public = write("accounts.pub", &accounts.public_key_pem())?;
     let accounts = write("accounts.key", &accounts.serialize_pem())?;
     let tokens = write("tokens.csv", &format!("{admin_token},lab-admin,lab-admin,\"system:masters\"\n"))?;
@@ -132,7 +133,12 @@ pub(super) async fn start(
             return Err(Error::Program { program: "kube-apiserver".into(), said: tail(&log) });
         }
         if asked.elapsed() > PATIENCE {
-            return Err(Error::NotReady { server: "kube-apiserver".into(), seconds: PATIENCE.as_secs(), said: tail(&log), log });
+            return Err(Error::NotReady {
+                server: "kube-apiserver".into(),
+                seconds: PATIENCE.as_secs(),
+                said: tail(&log),
+                log,
+            });
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }

@@ -153,7 +153,8 @@ impl Api {
     }
 
     fn handle(&self, method: Method, uri: &Uri, headers: &HeaderMap, body: &[u8]) -> Result<Response, Refused> {
-        let text = |name: header::HeaderName| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let text =
+            |name: header::HeaderName| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
         let (user, groups) = self.who(text(header::AUTHORIZATION))?;
         let query = url::form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes()).into_owned().collect();
         let body = if body.is_empty() {
@@ -218,7 +219,8 @@ impl World {
             }
         }
         let groups = versions.into_iter().map(|(group, versions)| {
-            let versions: Vec<Value> = versions.iter().map(|v| json!({"groupVersion": format!("{group}/{v}"), "version": v})).collect();
+            let versions: Vec<Value> =
+                versions.iter().map(|v| json!({"groupVersion": format!("{group}/{v}"), "version": v})).collect();
             json!({"name": group, "preferredVersion": versions[0], "versions": versions})
         });
         json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups.collect::<Vec<_>>()})
@@ -245,7 +247,9 @@ impl World {
     fn target(&self, group: &str, version: &str, rest: &[&str]) -> Result<Target, Refused> {
         let (namespace, rest) = match rest {
             // `namespaces/x/status` is about the namespace, every other third part is about something in it.
-            ["namespaces", namespace, third, ..] if !matches!(*third, "status" | "finalize") => (Some(*namespace), &rest[2..]),
+            ["namespaces", namespace, third, ..] if !matches!(*third, "status" | "finalize") => {
+                (Some(*namespace), &rest[2..])
+            }
             rest => (None, rest),
         };
         let (plural, name, subresource) = match rest {
@@ -254,8 +258,10 @@ impl World {
             [plural, name, subresource] => (plural, Some(*name), Some(*subresource)),
             _ => return Err(refused(404, "NotFound", "the server could not find the requested resource")),
         };
-        let kind = self.kinds.iter().find(|kind| kind.group == group && kind.version == version && kind.plural == **plural);
-        let kind = kind.ok_or_else(|| refused(404, "NotFound", "the server could not find the requested resource"))?.clone();
+        let kind =
+            self.kinds.iter().find(|kind| kind.group == group && kind.version == version && kind.plural == **plural);
+        let kind =
+            kind.ok_or_else(|| refused(404, "NotFound", "the server could not find the requested resource"))?.clone();
         let owned = |text: &str| text.to_owned();
         Ok(Target { kind, namespace: namespace.map(owned), name: name.map(owned), subresource: subresource.map(owned) })
     }
@@ -269,16 +275,28 @@ impl World {
             "PUT" => "update",
             "PATCH" => "patch",
             "DELETE" => "delete",
-            _ => return Err(refused(405, "MethodNotAllowed", "the server does not allow this method on the requested resource")),
+            _ => {
+                return Err(refused(
+                    405,
+                    "MethodNotAllowed",
+                    "the server does not allow this method on the requested resource",
+                ));
+            }
         };
         self.authorize(asked, target, verb)?;
-        let key = |name: &str| -> Key { (target.kind.kind.clone(), target.namespace.clone().unwrap_or_default(), name.to_owned()) };
+        let key = |name: &str| -> Key {
+            (target.kind.kind.clone(), target.namespace.clone().unwrap_or_default(), name.to_owned())
+        };
         match (verb, target.name.as_deref()) {
             ("list", _) => Ok((200, self.list(asked, target)?)),
             ("create", None) => {
                 let name = asked.body["metadata"]["name"].as_str().unwrap_or_default().to_owned();
                 if self.objects.contains_key(&key(&name)) {
-                    return Err(refused(409, "AlreadyExists", format!("{} already exists", named(&target.kind, &name))));
+                    return Err(refused(
+                        409,
+                        "AlreadyExists",
+                        format!("{} already exists", named(&target.kind, &name)),
+                    ));
                 }
                 let managers = fields::update(&json!({}), &asked.body, &Managers::new(), &manager(asked));
                 self.write(asked, target, key(&name), asked.body.clone(), managers).map(|object| (201, object))
@@ -304,7 +322,11 @@ impl World {
                         Some("status") => {
                             let mut object = live.clone();
                             if verb == "patch" {
-                                fields::merge(&mut object, &json!({"status": asked.body["status"]}), asked.form.contains("strategic"));
+                                fields::merge(
+                                    &mut object,
+                                    &json!({"status": asked.body["status"]}),
+                                    asked.form.contains("strategic"),
+                                );
                             } else if verb == "update" {
                                 object["status"] = asked.body["status"].clone();
                             }
@@ -313,16 +335,28 @@ impl World {
                             }
                             Ok((200, object))
                         }
-                        Some("scale") if is_scaled(&target.kind) => self.scale(asked, target, key(name), verb, live, managers),
+                        Some("scale") if is_scaled(&target.kind) => {
+                            self.scale(asked, target, key(name), verb, live, managers)
+                        }
                         Some(_) => Err(refused(404, "NotFound", "the server could not find the requested resource")),
                     },
                 }
             }
-            _ => Err(refused(405, "MethodNotAllowed", "the server does not allow this method on the requested resource")),
+            _ => {
+                Err(refused(405, "MethodNotAllowed", "the server does not allow this method on the requested resource"))
+            }
         }
     }
 
-    fn change(&mut self, asked: &Asked, target: &Target, key: Key, verb: &str, live: Value, managers: Managers) -> Result<(u16, Value), Refused> {
+    fn change(
+        &mut self,
+        asked: &Asked,
+        target: &Target,
+        key: Key,
+        verb: &str,
+        live: Value,
+        managers: Managers,
+    ) -> Result<(u16, Value), Refused> {
         let (object, managers) = match verb {
             "get" => return Ok((200, live)),
             "patch" if asked.form.starts_with("application/apply-patch") => applied(asked, &live, &managers)?,
@@ -346,11 +380,23 @@ impl World {
         self.write(asked, target, key, object, managers).map(|object| (200, object))
     }
 
-    fn scale(&mut self, asked: &Asked, target: &Target, key: Key, verb: &str, live: Value, managers: Managers) -> Result<(u16, Value), Refused> {
+    fn scale(
+        &mut self,
+        asked: &Asked,
+        target: &Target,
+        key: Key,
+        verb: &str,
+        live: Value,
+        managers: Managers,
+    ) -> Result<(u16, Value), Refused> {
         let mut object = live.clone();
         if verb != "get" {
             let Some(replicas) = asked.body["spec"]["replicas"].as_u64() else {
-                return Err(refused(422, "Invalid", "spec.replicas: Invalid value: must be greater than or equal to 0"));
+                return Err(refused(
+                    422,
+                    "Invalid",
+                    "spec.replicas: Invalid value: must be greater than or equal to 0",
+                ));
             };
             object["spec"]["replicas"] = json!(replicas);
             // As 1.20 does: a scale tells nobody whose the count is now.
@@ -367,19 +413,35 @@ impl World {
     }
 
     /// Checks and completes an object of the main resource, and stores it unless this is a dry run.
-    fn write(&mut self, asked: &Asked, target: &Target, key: Key, mut object: Value, managers: Managers) -> Result<Value, Refused> {
+    fn write(
+        &mut self,
+        asked: &Asked,
+        target: &Target,
+        key: Key,
+        mut object: Value,
+        managers: Managers,
+    ) -> Result<Value, Refused> {
         let (kind, name) = (&target.kind, key.2.clone());
         if kind.namespaced && !self.objects.contains_key(&("Namespace".to_owned(), String::new(), key.1.clone())) {
             return Err(refused(404, "NotFound", format!("namespaces \"{}\" not found", key.1)));
         }
         if kind.namespaced && object["metadata"]["namespace"].as_str().is_some_and(|namespace| namespace != key.1) {
-            return Err(refused(400, "BadRequest", "the namespace of the object does not match the namespace on the request"));
+            return Err(refused(
+                400,
+                "BadRequest",
+                "the namespace of the object does not match the namespace on the request",
+            ));
         }
-        if name.is_empty() || !name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'.' | b':')) {
+        if name.is_empty()
+            || !name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'.' | b':'))
+        {
             return Err(invalid(kind, &name, "metadata.name", "must be a lowercase RFC 1123 subdomain"));
         }
-        let api_version = if kind.group.is_empty() { kind.version.clone() } else { format!("{}/{}", kind.group, kind.version) };
-        if object["apiVersion"].as_str().is_some_and(|given| given != api_version) || object["kind"].as_str().is_some_and(|given| given != kind.kind) {
+        let api_version =
+            if kind.group.is_empty() { kind.version.clone() } else { format!("{}/{}", kind.group, kind.version) };
+        if object["apiVersion"].as_str().is_some_and(|given| given != api_version)
+            || object["kind"].as_str().is_some_and(|given| given != kind.kind)
+        {
             return Err(refused(400, "BadRequest", "the kind of the object does not match the request"));
         }
         object["apiVersion"] = json!(api_version);
@@ -396,7 +458,8 @@ impl World {
             None => {
                 // A counter names an object for good as well as a random number does, and is the same in every run.
                 object["metadata"]["uid"] = json!(format!("00000000-0000-4000-8000-{:012x}", self.version + 1));
-                object["metadata"]["creationTimestamp"] = json!(Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string());
+                object["metadata"]["creationTimestamp"] =
+                    json!(Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string());
                 object["metadata"]["generation"] = json!(1);
                 if let Some(fields) = object.as_object_mut() {
                     fields.remove("status");
@@ -430,7 +493,8 @@ impl World {
         if asked.query.get("dryRun").is_some_and(|dry| dry == "All") {
             return object;
         }
-        object["metadata"]["managedFields"] = fields::rendered(&managers, object["apiVersion"].as_str().unwrap_or_default());
+        object["metadata"]["managedFields"] =
+            fields::rendered(&managers, object["apiVersion"].as_str().unwrap_or_default());
         let live = self.objects.get(&key).map(|stored| &stored.object);
         let version = live.map(|live| live["metadata"]["resourceVersion"].clone()).unwrap_or_default();
         object["metadata"]["resourceVersion"] = version;
@@ -454,7 +518,11 @@ impl World {
                 plural: text(&spec["names"]["plural"]),
                 namespaced: spec["scope"] == "Namespaced",
             };
-            if !self.kinds.iter().any(|there| there.group == kind.group && there.version == kind.version && there.kind == kind.kind) {
+            if !self
+                .kinds
+                .iter()
+                .any(|there| there.group == kind.group && there.version == kind.version && there.kind == kind.kind)
+            {
                 self.kinds.push(kind);
             }
         }
@@ -472,7 +540,11 @@ impl World {
             .map(|(_, stored)| &stored.object)
             .filter(|object| wanted.iter().all(|requirement| requirement.holds(&object["metadata"]["labels"])))
             .collect();
-        let api_version = if target.kind.group.is_empty() { target.kind.version.clone() } else { format!("{}/{}", target.kind.group, target.kind.version) };
+        let api_version = if target.kind.group.is_empty() {
+            target.kind.version.clone()
+        } else {
+            format!("{}/{}", target.kind.group, target.kind.version)
+        };
         Ok(json!({
             "kind": format!("{}List", target.kind.kind), "apiVersion": api_version,
             "metadata": {"resourceVersion": self.version.to_string()}, "items": items,
@@ -549,7 +621,12 @@ fn complete_deployment(kind: &Kind, object: &mut Value) -> Result<(), Refused> {
     };
     let labels = &object["spec"]["template"]["metadata"]["labels"];
     if !selector.iter().all(|(label, value)| labels[label] == *value) {
-        return Err(invalid(kind, &name, "spec.template.metadata.labels", "`selector` does not match template `labels`"));
+        return Err(invalid(
+            kind,
+            &name,
+            "spec.template.metadata.labels",
+            "`selector` does not match template `labels`",
+        ));
     }
     let containers = object["spec"]["template"]["spec"]["containers"].as_array();
     if containers.is_none_or(|containers| containers.is_empty() || containers.iter().any(|c| !c["image"].is_string())) {
@@ -595,7 +672,8 @@ enum Requirement {
 
 impl Requirement {
     fn holds(&self, labels: &Value) -> bool {
-        let is_one_of = |key: &str, values: &[String]| labels[key].as_str().is_some_and(|value| values.iter().any(|v| v == value));
+        let is_one_of =
+            |key: &str, values: &[String]| labels[key].as_str().is_some_and(|value| values.iter().any(|v| v == value));
         match self {
             Requirement::In(key, values) => is_one_of(key, values),
             Requirement::NotIn(key, values) => !is_one_of(key, values),
@@ -660,7 +738,11 @@ mod tests {
             ("tier", false),
         ];
         for (selector, expected) in situations {
-            assert_eq!(requirements(selector).iter().all(|requirement| requirement.holds(&labels)), expected, "{selector}");
+            assert_eq!(
+                requirements(selector).iter().all(|requirement| requirement.holds(&labels)),
+                expected,
+                "{selector}"
+            );
         }
     }
 }

@@ -48,7 +48,9 @@ pub enum Refusal {
     #[error("the token is not of the form of EKS: {0}")]
     Form(&'static str),
     /// Signed for the STS that lives in us-east-1.
-    #[error("the token asks the global sts.amazonaws.com, which is gone with us-east-1; sign for sts.{0}.amazonaws.com")]
+    #[error(
+        "the token asks the global sts.amazonaws.com, which is gone with us-east-1; sign for sts.{0}.amazonaws.com"
+    )]
     GlobalSts(String),
     /// Another host.
     #[error("the token asks `{0}`, which is not the regional STS of this cluster")]
@@ -71,7 +73,8 @@ impl TokenCheck {
     /// Why it is not taken.
     pub fn caller(&self, token: &str, now: Timestamp) -> Result<&Caller, Refusal> {
         let encoded = token.strip_prefix("k8s-aws-v1.").ok_or(Refusal::Form("it does not begin with k8s-aws-v1."))?;
-        let bytes = BASE64_URL_SAFE_NO_PAD.decode(encoded).map_err(|_| Refusal::Form("it is not unpadded base64url"))?;
+        let bytes =
+            BASE64_URL_SAFE_NO_PAD.decode(encoded).map_err(|_| Refusal::Form("it is not unpadded base64url"))?;
         let text = String::from_utf8(bytes).map_err(|_| Refusal::Form("it holds no text"))?;
         let url = Url::parse(&text).map_err(|_| Refusal::Form("it holds no URL"))?;
         if url.scheme() != "https" || url.path() != "/" {
@@ -195,10 +198,34 @@ mod tests {
         let situations = [
             ("fresh", check("sparc-west", SECRET), good.clone(), "2026-11-23T04:05:30Z", None),
             ("in its fifteenth minute", check("sparc-west", SECRET), good.clone(), "2026-11-23T04:20:00Z", None),
-            ("older", check("sparc-west", SECRET), good.clone(), "2026-11-23T04:20:07Z", Some(Refusal::Expired(signed_at))),
-            ("tomorrow's", check("sparc-west", SECRET), good.clone(), "2026-11-22T04:05:06Z", Some(Refusal::Expired(signed_at))),
-            ("another cluster's", check("sparc-east", SECRET), good.clone(), "2026-11-23T04:05:30Z", Some(Refusal::Signature)),
-            ("another secret's", check("sparc-west", "other"), good.clone(), "2026-11-23T04:05:30Z", Some(Refusal::Signature)),
+            (
+                "older",
+                check("sparc-west", SECRET),
+                good.clone(),
+                "2026-11-23T04:20:07Z",
+                Some(Refusal::Expired(signed_at)),
+            ),
+            (
+                "tomorrow's",
+                check("sparc-west", SECRET),
+                good.clone(),
+                "2026-11-22T04:05:06Z",
+                Some(Refusal::Expired(signed_at)),
+            ),
+            (
+                "another cluster's",
+                check("sparc-east", SECRET),
+                good.clone(),
+                "2026-11-23T04:05:30Z",
+                Some(Refusal::Signature),
+            ),
+            (
+                "another secret's",
+                check("sparc-west", "other"),
+                good.clone(),
+                "2026-11-23T04:05:30Z",
+                Some(Refusal::Signature),
+            ),
             (
                 "a parameter changed",
                 check("sparc-west", SECRET),
