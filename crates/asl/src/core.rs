@@ -175,6 +175,8 @@ pub struct Core {
     next_number: u64,
     last_event: u64,
     paused: bool,
+    /// The history is full; the execution fails before anything else is done.
+    overflowed: bool,
     outcome: Option<ExecutionOutcome>,
     progress: Progress,
 }
@@ -396,6 +398,7 @@ impl Core {
             next_number: 0,
             last_event: 0,
             paused: false,
+            overflowed: false,
             outcome: None,
             progress: Progress::default(),
         }
@@ -435,6 +438,9 @@ impl Core {
         if self.outcome.is_none() {
             self.take(input);
             self.run();
+            if self.overflowed && self.outcome.is_none() {
+                self.fail_for_its_length();
+            }
         }
         std::mem::take(&mut self.progress)
     }
@@ -471,6 +477,11 @@ impl Core {
         state: Option<&Arc<str>>,
         details: Vec<(&'static str, Detail)>,
     ) -> u64 {
+        // The last event that AWS records is the one that ends the execution.
+        if self.last_event + 1 >= self.settings.max_events && !is_terminal(event_type) {
+            self.overflowed = true;
+            return self.last_event;
+        }
         self.last_event += 1;
         self.progress.events.push(HistoryEvent {
             id: self.last_event,
@@ -580,7 +591,7 @@ impl Core {
 
     fn run(&mut self) {
         let mut budget = TURNS_PER_STEP;
-        while self.outcome.is_none() && !self.paused {
+        while self.outcome.is_none() && !self.paused && !self.overflowed {
             let Some(id) = self.ready.pop_front() else {
                 break;
             };
@@ -595,19 +606,20 @@ impl Core {
         self.progress.more = self.outcome.is_none() && !self.paused && !self.ready.is_empty();
     }
 
+    fn fail_for_its_length(&mut self) {
+        let cause =
+            format!("The execution reached the maximum number of history events ({}).", self.settings.max_events);
+        self.finish_failed(self.last_event, Trouble::runtime(cause));
+    }
+
     fn run_frame(&mut self, mut frame: Frame, budget: &mut usize) {
         let machine = Arc::clone(&self.machine);
         loop {
-            if self.last_event >= self.settings.max_events {
-                return self.finish_failed(
-                    frame.previous,
-                    Trouble::runtime(format!(
-                        "The execution reached the maximum number of history events ({}).",
-                        self.settings.max_events
-                    )),
-                );
+            let turn = self.turn(&machine, &mut frame);
+            if self.overflowed {
+                return;
             }
-            match self.turn(&machine, &mut frame) {
+            match turn {
                 Turn::Again => {
                     *budget = budget.saturating_sub(1);
                     if *budget == 0 {
@@ -677,50 +689,20 @@ impl Core {
         });
     }
 
+    /// Like the end by time, the end by hand comes from outside: its event follows none, and the states that were at work
+    /// leave no trace (measured on AWS for a Wait: three events).
     fn stop(&mut self, error: Option<String>, cause: Option<String>) {
-        let previous = self.abort_everything();
         let mut details = Vec::new();
         details.extend(error.as_deref().map(|text| ("error", Detail::Text(text.into()))));
         details.extend(cause.as_deref().map(|text| ("cause", Detail::Text(text.into()))));
-        self.event(previous, EventType::ExecutionAborted, None, details);
+        self.event(0, EventType::ExecutionAborted, None, details);
         self.finish(ExecutionOutcome { status: ExecutionStatus::Aborted, output: None, error, cause });
     }
 
     fn time_out(&mut self) {
-        let previous = self.abort_everything();
-        self.event(
-            previous,
-            EventType::ExecutionTimedOut,
-            None,
-            vec![("error", Detail::Text("States.Timeout".into()))],
-        );
-        self.finish(ExecutionOutcome {
-            status: ExecutionStatus::TimedOut,
-            output: None,
-            error: Some("States.Timeout".to_owned()),
-            cause: None,
-        });
-    }
-
-    /// Notes every state that was at work as aborted, innermost first; gives the last event of the root.
-    fn abort_everything(&mut self) -> u64 {
-        let machine = Arc::clone(&self.machine);
-        let mut ids: Vec<FrameId> = self.frames.keys().copied().collect();
-        ids.sort_unstable_by(|a, b| b.cmp(a));
-        let mut previous = self.last_event;
-        for id in ids {
-            let Some(mut frame) = self.frames.remove(&id) else {
-                continue;
-            };
-            self.arrive(&mut frame);
-            let state = &machine.groups[frame.group].states[frame.state];
-            if let Some(aborted) = aborted_type(&state.kind)
-                && !frame.silent
-            {
-                previous = self.event(frame.previous, aborted, Some(&state.name), Vec::new());
-            }
-        }
-        previous
+        // The error stands in the event only; `DescribeExecution` gives the status and nothing else.
+        self.event(0, EventType::ExecutionTimedOut, None, vec![("error", Detail::Text("States.Timeout".into()))]);
+        self.finish(ExecutionOutcome { status: ExecutionStatus::TimedOut, output: None, error: None, cause: None });
     }
 
     // ── inputs ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -1049,6 +1031,9 @@ impl Core {
             return Err(Trouble { kind: TroubleKind::Fatal, ..Trouble::named("States.DataLimitExceeded", cause) });
         }
         self.schedule(frame, state, task, &payload, timeout, heartbeat, credentials.as_ref());
+        if self.overflowed {
+            return Ok(Turn::Blocked);
+        }
         let call = self.number();
         let timeout_key = timeout.map(|seconds| {
             let key = (self.after(seconds as f64), self.number());
@@ -1942,12 +1927,13 @@ fn evaluate(
                 EvaluationError::Function => {
                     format!("{start}returned an unsupported result type.")
                 }
-                EvaluationError::Thrown(message) => {
-                    format!("{start}threw an error during evaluation. {message}")
-                }
+                EvaluationError::Thrown(message) => format!("{start}threw an error during evaluation. {message}"),
+                EvaluationError::Exhausted(message) => format!("{start}threw an error during evaluation: {message}"),
             };
             evaluation_trouble(cause, Some(field))
         }),
+        // An index past the end gives null in a payload template, where any other miss is an error (measured on AWS).
+        Query::Path(query) if query.passes_an_end(view) => Ok(Value::Null),
         Query::Path(query) => query.evaluate(view, random).map_err(|error| path_trouble(view, spot, error)),
     }
 }
@@ -2132,6 +2118,16 @@ fn task_event(resource: &Resource, moment: TaskMoment) -> (EventType, Vec<(&'sta
         TaskMoment::TimedOut => EventType::TaskTimedOut,
     };
     (event_type, vec![("resourceType", Detail::Text(service)), ("resource", Detail::Text(action))])
+}
+
+fn is_terminal(event_type: EventType) -> bool {
+    matches!(
+        event_type,
+        EventType::ExecutionSucceeded
+            | EventType::ExecutionFailed
+            | EventType::ExecutionTimedOut
+            | EventType::ExecutionAborted
+    )
 }
 
 fn entered_type(kind: &StateKind) -> EventType {
