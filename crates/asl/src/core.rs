@@ -261,13 +261,18 @@ enum TokenAnswer {
 #[derive(Debug)]
 struct Children {
     slots: Vec<Slot>,
+    /// The first slot that has not been started.
+    next: usize,
     running: usize,
     finished: usize,
     limit: usize,
     /// The items of a Map, taken out one by one.
     items: Option<Vec<Value>>,
+    /// Iterations that failed, and how many may, in a distributed Map.
     failed: usize,
     tolerated: usize,
+    /// Iterations are executions of their own, which leave no events here.
+    distributed: bool,
 }
 
 #[derive(Debug)]
@@ -644,6 +649,13 @@ impl Core {
                         return self.child_failed(&machine, parent, slot, frame, trouble);
                     }
                 },
+                // What ends the execution of an item of a distributed Map does not end the execution it belongs to.
+                Turn::Fatal(trouble) if frame.silent && frame.parent.is_some() => {
+                    if let Some((parent, slot)) = frame.parent {
+                        self.child_failed(&machine, parent, slot, frame, trouble);
+                    }
+                    return;
+                }
                 Turn::Fatal(trouble) => {
                     self.arrive(&mut frame);
                     return self.finish_failed(frame.previous, trouble);
@@ -1287,12 +1299,14 @@ impl Core {
         let running = slots.len();
         frame.phase = Phase::Children(Children {
             slots,
+            next: running,
             running,
             finished: 0,
             limit: running,
             items: None,
             failed: 0,
             tolerated: 0,
+            distributed: false,
         });
         Ok(Turn::Blocked)
     }
@@ -1332,6 +1346,15 @@ impl Core {
         let tolerated_percentage =
             self.amount(frame, state, map.tolerated_percentage.as_ref(), "ToleratedFailurePercentage", 0)?;
         self.emit(frame, EventType::MapStateStarted, state, vec![("length", Detail::Number(items.len() as u64))]);
+        if map.distributed {
+            let arn = format!(
+                "{}/{}:{}",
+                self.settings.execution_arn.replace(":execution:", ":mapRun:"),
+                state.name,
+                self.random.uuid()
+            );
+            self.emit(frame, EventType::MapRunStarted, state, vec![("mapRunArn", Detail::Text(arn.into()))]);
+        }
         if items.is_empty() {
             self.emit_aside(frame, EventType::MapStateSucceeded, state, Vec::new());
             return self.conclude(frame, state, Some(json!([]).into()));
@@ -1347,12 +1370,14 @@ impl Core {
         };
         let mut children = Children {
             slots: Vec::with_capacity(items.len()),
+            next: 0,
             running: 0,
             finished: 0,
             limit,
             items: Some(items),
             failed: 0,
             tolerated,
+            distributed: map.distributed,
         };
         children.slots.resize_with(children.items.as_ref().map_or(0, Vec::len), || Slot::Idle);
         let previous = frame.previous;
@@ -1371,10 +1396,9 @@ impl Core {
         children: &mut Children,
         previous: u64,
     ) -> Result<(), Trouble> {
-        let mut next = children.slots.iter().position(|slot| matches!(slot, Slot::Idle));
-        while let Some(slot) = next
-            && children.running < children.limit
-        {
+        while children.next < children.slots.len() && children.running < children.limit {
+            let slot = children.next;
+            children.next += 1;
             let item = match &mut children.items {
                 Some(items) => std::mem::take(&mut items[slot]),
                 None => Value::Null,
@@ -1386,7 +1410,8 @@ impl Core {
                 }
                 None => item.clone().into(),
             };
-            let started = if frame.silent {
+            let silent = frame.silent || children.distributed;
+            let started = if silent {
                 previous
             } else {
                 self.event(previous, EventType::MapIterationStarted, Some(&state.name), iteration_details(state, slot))
@@ -1394,10 +1419,10 @@ impl Core {
             let child = self.child(machine, frame, state, slot, map.group, input, started);
             if let Some(child) = self.frames.get_mut(&child) {
                 child.item = Some((slot, item.into()));
+                child.silent = silent;
             }
             children.slots[slot] = Slot::Running(child);
             children.running += 1;
-            next = (slot + 1 < children.slots.len()).then_some(slot + 1);
         }
         Ok(())
     }
@@ -1535,7 +1560,7 @@ impl Core {
             StateKind::Map(map) => Some(map.as_ref()),
             _ => None,
         };
-        if map.is_some() && !frame.silent {
+        if map.is_some() && !child.silent {
             self.event(
                 child.previous,
                 EventType::MapIterationSucceeded,
@@ -1571,6 +1596,7 @@ impl Core {
             return;
         }
         frame.previous = previous;
+        let distributed = children.distributed;
         let results = children.slots.into_iter().filter_map(|slot| match slot {
             Slot::Finished(output) => Some(output.into_value()),
             _ => None,
@@ -1580,6 +1606,9 @@ impl Core {
             StateKind::Map(_) => EventType::MapStateSucceeded,
             _ => EventType::ParallelStateSucceeded,
         };
+        if distributed {
+            self.emit_aside(frame, EventType::MapRunSucceeded, state, Vec::new());
+        }
         self.emit_aside(frame, succeeded, state, Vec::new());
         frame.phase = Phase::Returned(result);
         self.ready.push_back(frame.id);
@@ -1590,7 +1619,7 @@ impl Core {
             return;
         };
         let state = &machine.groups[frame.group].states[frame.state];
-        if matches!(state.kind, StateKind::Map(_)) && !frame.silent {
+        if matches!(state.kind, StateKind::Map(_)) && !child.silent {
             self.event(
                 child.previous,
                 EventType::MapIterationFailed,
@@ -1601,6 +1630,10 @@ impl Core {
         if let Phase::Children(mut children) = std::mem::replace(&mut frame.phase, Phase::Attempt) {
             children.slots[slot] = Slot::Failed;
             children.running -= 1;
+            children.failed += 1;
+            if children.distributed {
+                return self.iteration_failed(machine, frame, children);
+            }
             // R: the state that failed is aborted like those of its siblings.
             let inner = &machine.groups[child.group].states[child.state];
             self.abort_state(&child, inner, child.previous);
@@ -1610,6 +1643,36 @@ impl Core {
             self.ready.push_back(parent);
         }
         self.frames.insert(parent, frame);
+    }
+
+    /// A child execution of a distributed Map failed: the Map goes on as long as its threshold allows.
+    fn iteration_failed(&mut self, machine: &Machine, mut frame: Frame, mut children: Children) {
+        let (id, previous) = (frame.id, frame.previous);
+        let state = &machine.groups[frame.group].states[frame.state];
+        let trouble = if children.failed > children.tolerated {
+            Some(Trouble::named(
+                "States.ExceedToleratedFailureThreshold",
+                "The specified tolerated failure threshold was exceeded",
+            ))
+        } else {
+            children.finished += 1;
+            match &state.kind {
+                StateKind::Map(map) => {
+                    self.start_iterations(machine, &mut frame, state, map, &mut children, previous).err()
+                }
+                _ => None,
+            }
+        };
+        match trouble {
+            Some(trouble) => {
+                self.abort_children(machine, &mut frame, &children, previous);
+                self.emit(&mut frame, EventType::MapRunFailed, state, failure_details(&trouble));
+                frame.phase = Phase::Broken(trouble);
+                self.ready.push_back(id);
+            }
+            None => self.settle(&mut frame, state, children, previous),
+        }
+        self.frames.insert(id, frame);
     }
 
     /// Ends the children that are still at work, and theirs; every event points to the one that made it necessary.
@@ -1628,7 +1691,7 @@ impl Core {
             if let Phase::Children(grandchildren) = std::mem::replace(&mut child.phase, Phase::Attempt) {
                 self.abort_children(machine, &mut child, &grandchildren, previous);
             }
-            if frame.silent {
+            if child.silent {
                 continue;
             }
             if matches!(state.kind, StateKind::Map(_)) {

@@ -633,3 +633,35 @@ fn the_graph_shows_every_edge() {
     assert_eq!(graph.find("I").unwrap().kind, "Pass");
     assert_eq!(graph.all_states().len(), 5);
 }
+
+#[tokio::test]
+async fn a_distributed_map_tolerates_as_many_failures_as_it_says() {
+    let definition = |tolerated: u64| {
+        machine(json!({
+            "M": {"Type": "Map", "Items": [1, 2, 3, 4], "ToleratedFailureCount": tolerated,
+                  "ItemProcessor": {"ProcessorConfig": {"Mode": "DISTRIBUTED", "ExecutionType": "STANDARD"}, "StartAt": "C", "States": {
+                      "C": {"Type": "Choice", "Choices": [{"Condition": "{% $states.input % 2 = 0 %}", "Next": "F"}], "Default": "S"},
+                      "F": {"Type": "Fail", "Error": "Even"}, "S": {"Type": "Succeed"}}},
+                  "Catch": [{"ErrorEquals": ["States.ExceedToleratedFailureThreshold"], "Next": "P"}], "End": true},
+            "P": {"Type": "Pass", "Output": "too many", "End": true}
+        }))
+    };
+    let tolerant = run(definition(2), json!({})).await;
+    assert_eq!(tolerant.output(), &json!([1, 3]));
+    assert_eq!(
+        tolerant.types(),
+        [
+            "ExecutionStarted",
+            "MapStateEntered",
+            "MapStateStarted",
+            "MapRunStarted",
+            "MapRunSucceeded",
+            "MapStateSucceeded",
+            "MapStateExited",
+            "ExecutionSucceeded"
+        ]
+    );
+    let strict = run(definition(1), json!({})).await;
+    assert_eq!(strict.output(), &json!("too many"));
+    assert!(strict.types().contains(&"MapRunFailed"));
+}
