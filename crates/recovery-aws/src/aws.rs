@@ -1,13 +1,14 @@
 //! One configuration per region, made once per process.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use aws_config::{BehaviorVersion, SdkConfig, retry::RetryConfig, timeout::TimeoutConfig};
+use aws_config::{BehaviorVersion, ConfigLoader, SdkConfig, retry::RetryConfig, timeout::TimeoutConfig};
+use aws_credential_types::{Credentials, provider::SharedCredentialsProvider};
 use aws_smithy_http_client::{
     Builder as HttpClientBuilder,
     tls::{Provider, rustls_provider::CryptoMode},
 };
-use aws_types::service_config::ServiceConfigKey;
+use aws_types::service_config::{LoadServiceConfig, ServiceConfigKey};
 use recovery::{
     database::Replica,
     names::{Distribution, Records},
@@ -57,26 +58,33 @@ pub struct Aws {
 impl Aws {
     /// Reads credentials and endpoint overrides as the SDK does, and the regions from the plan. Asks nobody yet.
     pub async fn from_plan(plan: &Plan) -> Aws {
-        // One HTTP client for all services: each of its own would load the trust store and shake hands again.
-        let http = HttpClientBuilder::new().tls_provider(Provider::Rustls(CryptoMode::AwsLc)).build_https();
-        let config = aws_config::defaults(BehaviorVersion::latest())
-            .region(sdk_region(&plan.regions.tertiary))
-            .http_client(http)
-            .retry_config(
-                RetryConfig::standard()
-                    .with_max_attempts(ATTEMPTS)
-                    .with_initial_backoff(Duration::from_millis(200))
-                    .with_max_backoff(Duration::from_secs(1)),
-            )
-            .timeout_config(
-                TimeoutConfig::builder()
-                    .connect_timeout(CONNECT)
-                    .operation_attempt_timeout(ATTEMPT)
-                    .operation_timeout(OPERATION)
-                    .build(),
-            )
+        Aws::new(plan, loader(plan).load().await)
+    }
+
+    /// The same with an environment other than the process's own, such as the one of an emulated AWS: `AWS_ACCESS_KEY_ID`,
+    /// `AWS_SECRET_ACCESS_KEY`, `AWS_ENDPOINT_URL` and `AWS_ENDPOINT_URL_<SERVICE>` are read from it and nothing else is.
+    pub async fn from_environment(plan: &Plan, environment: impl IntoIterator<Item = (String, String)>) -> Aws {
+        let environment = Environment(environment.into_iter().collect());
+        let get = |name: &str| environment.0.get(name).cloned();
+        let key = |name: &str| get(name).unwrap_or_default();
+        let credentials = Credentials::new(
+            key("AWS_ACCESS_KEY_ID"),
+            key("AWS_SECRET_ACCESS_KEY"),
+            get("AWS_SESSION_TOKEN"),
+            None,
+            "environment",
+        );
+        let mut config = loader(plan)
+            .credentials_provider(credentials.clone())
             .load()
-            .await;
+            .await
+            .into_builder()
+            .credentials_provider(SharedCredentialsProvider::new(credentials));
+        config.set_endpoint_url(get("AWS_ENDPOINT_URL"));
+        Aws::new(plan, config.service_config(environment).build())
+    }
+
+    fn new(plan: &Plan, config: SdkConfig) -> Aws {
         let s3 = aws_sdk_s3::Client::from_conf(
             aws_sdk_s3::config::Builder::from(&config).force_path_style(is_s3_overridden(&config)).build(),
         );
@@ -169,6 +177,36 @@ impl Aws {
     /// Step Functions of the tertiary region, where the machines are.
     pub fn step_functions(&self) -> StepFunctions {
         StepFunctions::new(aws_sdk_sfn::Client::new(&self.config))
+    }
+}
+
+fn loader(plan: &Plan) -> ConfigLoader {
+    // One HTTP client for all services: each of its own would load the trust store and shake hands again.
+    let http = HttpClientBuilder::new().tls_provider(Provider::Rustls(CryptoMode::AwsLc)).build_https();
+    let retry = RetryConfig::standard()
+        .with_max_attempts(ATTEMPTS)
+        .with_initial_backoff(Duration::from_millis(200))
+        .with_max_backoff(Duration::from_secs(1));
+    let timeouts = TimeoutConfig::builder()
+        .connect_timeout(CONNECT)
+        .operation_attempt_timeout(ATTEMPT)
+        .operation_timeout(OPERATION)
+        .build();
+    aws_config::defaults(BehaviorVersion::latest())
+        .region(sdk_region(&plan.regions.tertiary))
+        .http_client(http)
+        .retry_config(retry)
+        .timeout_config(timeouts)
+}
+
+/// Endpoint overrides by service, as the SDK looks them up in its own environment.
+#[derive(Debug)]
+struct Environment(HashMap<String, String>);
+
+impl LoadServiceConfig for Environment {
+    fn load_config(&self, key: ServiceConfigKey<'_>) -> Option<String> {
+        let service = key.service_id().to_uppercase().replace(' ', "_");
+        self.0.get(&format!("{}_{service}", key.env())).cloned()
     }
 }
 

@@ -1,1 +1,228 @@
-//! Every call that the suite makes to AWS.
+//! Every call that the suite makes to AWS, with its plane and its home.
+//!
+//! A control plane has a home region, and those of Route 53, CloudFront and IAM live in us-east-1, the region that is lost.
+//! So nothing that a failover waits for may be called there: traffic moves by data planes, and what is edited in us-east-1
+//! follows if it can. That is a property of the whole suite and cannot be seen in any one place, so it is written down
+//! here, and tests compare this table with the adapters, with the functions and with the state machines.
+//! <https://docs.aws.amazon.com/whitepapers/latest/aws-fault-isolation-boundaries/global-services.html>
+
+/// What a call belongs to: planes fail apart, and control planes fail first and longer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Plane {
+    /// Changes or describes resources.
+    Control,
+    /// Does the daily work of a service.
+    Data,
+}
+
+/// The region that must work for a call to be answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Home {
+    /// Where the suite runs.
+    Tertiary,
+    /// Where the platform goes: if it is lost too, there is no regional failover.
+    Secondary,
+    /// The control planes of global services.
+    UsEast1,
+}
+
+/// One call that one function makes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Call {
+    /// The service as the SDK names it.
+    pub service: &'static str,
+    /// The operation as the API names it.
+    pub operation: &'static str,
+    /// The folder in `functions/`, or `drctl`.
+    pub function: &'static str,
+    /// The `action` of the request that makes it; `None` is every one.
+    pub action: Option<&'static str>,
+    /// Control or data.
+    pub plane: Plane,
+    /// Who must work for it.
+    pub home: Home,
+    /// A run stops or waits if it is not answered.
+    pub blocking: bool,
+    /// What AWS says of it.
+    pub documentation: &'static str,
+}
+
+macro_rules! documentation {
+    ($page:literal) => {
+        concat!("https://docs.aws.amazon.com/", $page)
+    };
+}
+
+const GET_OBJECT: Call = Call {
+    service: "S3",
+    operation: "GetObject",
+    function: "",
+    action: None,
+    plane: Plane::Data,
+    home: Home::Tertiary,
+    blocking: true,
+    documentation: documentation!("AmazonS3/latest/API/API_GetObject.html"),
+};
+const PUT_OBJECT: Call = Call {
+    operation: "PutObject",
+    documentation: documentation!("AmazonS3/latest/API/API_PutObject.html"),
+    ..GET_OBJECT
+};
+const DELETE_OBJECT: Call = Call {
+    operation: "DeleteObject",
+    documentation: documentation!("AmazonS3/latest/API/API_DeleteObject.html"),
+    ..GET_OBJECT
+};
+const GET_SECRET_VALUE: Call = Call {
+    service: "SecretsManager",
+    operation: "GetSecretValue",
+    documentation: documentation!("secretsmanager/latest/apireference/API_GetSecretValue.html"),
+    ..GET_OBJECT
+};
+const PUBLISH: Call = Call {
+    service: "SNS",
+    operation: "Publish",
+    documentation: documentation!("sns/latest/api/API_Publish.html"),
+    ..GET_OBJECT
+};
+/// Signed by us, made by the cluster, which asks the STS of its own region who signed.
+const GET_CALLER_IDENTITY: Call = Call {
+    service: "STS",
+    operation: "GetCallerIdentity",
+    home: Home::Secondary,
+    documentation: documentation!("STS/latest/APIReference/API_GetCallerIdentity.html"),
+    ..GET_OBJECT
+};
+const DESCRIBE_NODEGROUP: Call = Call {
+    service: "EKS",
+    operation: "DescribeNodegroup",
+    plane: Plane::Control,
+    home: Home::Secondary,
+    documentation: documentation!("eks/latest/APIReference/API_DescribeNodegroup.html"),
+    ..GET_OBJECT
+};
+const UPDATE_NODEGROUP_CONFIG: Call = Call {
+    operation: "UpdateNodegroupConfig",
+    documentation: documentation!("eks/latest/APIReference/API_UpdateNodegroupConfig.html"),
+    ..DESCRIBE_NODEGROUP
+};
+const DESCRIBE_DB_INSTANCES: Call = Call {
+    service: "RDS",
+    operation: "DescribeDBInstances",
+    function: "promote-replica",
+    plane: Plane::Control,
+    home: Home::Secondary,
+    documentation: documentation!("AmazonRDS/latest/APIReference/API_DescribeDBInstances.html"),
+    ..GET_OBJECT
+};
+const CHANGE_RECORDS: Call = Call {
+    service: "Route53",
+    operation: "ChangeResourceRecordSets",
+    function: "swap-dns",
+    action: Some("edit"),
+    plane: Plane::Control,
+    home: Home::UsEast1,
+    blocking: false,
+    documentation: documentation!("Route53/latest/APIReference/API_ChangeResourceRecordSets.html"),
+};
+const START_EXECUTION: Call = Call {
+    service: "SFN",
+    operation: "StartExecution",
+    function: "drctl",
+    blocking: false,
+    documentation: documentation!("step-functions/latest/apireference/API_StartExecution.html"),
+    ..GET_OBJECT
+};
+
+/// The table.
+pub const CALLS: &[Call] = &[
+    Call { function: "plan-failover", ..GET_OBJECT },
+    Call { function: "plan-failover", ..GET_SECRET_VALUE },
+    Call { function: "plan-failover", ..DESCRIBE_NODEGROUP },
+    Call { function: "fence-primary", ..GET_OBJECT },
+    Call { function: "fence-primary", ..PUT_OBJECT },
+    Call { function: "fence-primary", ..GET_SECRET_VALUE },
+    Call { function: "promote-replica", ..GET_OBJECT },
+    Call { function: "promote-replica", ..PUT_OBJECT },
+    Call { function: "promote-replica", ..GET_SECRET_VALUE },
+    DESCRIBE_DB_INSTANCES,
+    Call {
+        operation: "PromoteReadReplica",
+        documentation: documentation!("AmazonRDS/latest/APIReference/API_PromoteReadReplica.html"),
+        ..DESCRIBE_DB_INSTANCES
+    },
+    Call {
+        operation: "DescribeGlobalClusters",
+        documentation: documentation!("AmazonRDS/latest/APIReference/API_DescribeGlobalClusters.html"),
+        ..DESCRIBE_DB_INSTANCES
+    },
+    Call {
+        operation: "FailoverGlobalCluster",
+        documentation: documentation!("AmazonRDS/latest/APIReference/API_FailoverGlobalCluster.html"),
+        ..DESCRIBE_DB_INSTANCES
+    },
+    Call {
+        operation: "SwitchoverGlobalCluster",
+        documentation: documentation!("AmazonRDS/latest/APIReference/API_SwitchoverGlobalCluster.html"),
+        ..DESCRIBE_DB_INSTANCES
+    },
+    // Workloads are deployed without the nodes if need be, so nothing stops here.
+    Call { function: "scale-nodegroup", blocking: false, ..DESCRIBE_NODEGROUP },
+    Call { function: "scale-nodegroup", blocking: false, ..UPDATE_NODEGROUP_CONFIG },
+    Call { function: "scale-nodegroup", blocking: false, ..GET_CALLER_IDENTITY },
+    Call { function: "deploy-workloads", ..GET_OBJECT },
+    Call { function: "deploy-workloads", ..GET_CALLER_IDENTITY },
+    Call { function: "verify-recovery", ..GET_OBJECT },
+    Call { function: "verify-recovery", ..PUT_OBJECT },
+    Call { function: "verify-recovery", ..GET_SECRET_VALUE },
+    Call { function: "swap-dns", action: Some("switch"), ..GET_OBJECT },
+    Call { function: "swap-dns", action: Some("switch"), ..PUT_OBJECT },
+    Call { function: "swap-dns", action: Some("edit"), blocking: false, ..GET_OBJECT },
+    Call { function: "swap-dns", action: Some("edit"), blocking: false, ..PUT_OBJECT },
+    CHANGE_RECORDS,
+    Call {
+        operation: "GetChange",
+        documentation: documentation!("Route53/latest/APIReference/API_GetChange.html"),
+        ..CHANGE_RECORDS
+    },
+    Call {
+        service: "CloudFront",
+        operation: "GetDistributionConfig",
+        documentation: documentation!("cloudfront/latest/APIReference/API_GetDistributionConfig.html"),
+        ..CHANGE_RECORDS
+    },
+    Call {
+        service: "CloudFront",
+        operation: "UpdateDistribution",
+        documentation: documentation!("cloudfront/latest/APIReference/API_UpdateDistribution.html"),
+        ..CHANGE_RECORDS
+    },
+    Call { function: "notify", ..GET_OBJECT },
+    Call { function: "notify", ..PUT_OBJECT },
+    Call { function: "notify", ..PUBLISH },
+    Call { function: "report", blocking: false, ..GET_OBJECT },
+    Call { function: "report", blocking: false, ..PUT_OBJECT },
+    Call { function: "drctl", blocking: false, ..GET_OBJECT },
+    Call { function: "drctl", blocking: false, ..DELETE_OBJECT },
+    START_EXECUTION,
+    Call {
+        operation: "DescribeExecution",
+        documentation: documentation!("step-functions/latest/apireference/API_DescribeExecution.html"),
+        ..START_EXECUTION
+    },
+    Call {
+        operation: "GetExecutionHistory",
+        documentation: documentation!("step-functions/latest/apireference/API_GetExecutionHistory.html"),
+        ..START_EXECUTION
+    },
+    Call {
+        operation: "SendTaskSuccess",
+        documentation: documentation!("step-functions/latest/apireference/API_SendTaskSuccess.html"),
+        ..START_EXECUTION
+    },
+    Call {
+        operation: "SendTaskFailure",
+        documentation: documentation!("step-functions/latest/apireference/API_SendTaskFailure.html"),
+        ..START_EXECUTION
+    },
+];

@@ -71,3 +71,69 @@ impl Prober for HttpProber {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future::pending;
+
+    use axum::{
+        Router,
+        body::Body,
+        http::{Response, StatusCode},
+        routing::get,
+    };
+
+    use super::*;
+
+    async fn service() -> Url {
+        let respond = |status: u16| Response::builder().status(StatusCode::from_u16(status).unwrap());
+        let app = Router::new()
+            .route(
+                "/well",
+                get(move || async move { respond(200).header(SERVED_BY, "us-west-2").body(Body::from("ok")).unwrap() }),
+            )
+            .route("/ill", get(move || async move { respond(503).body(Body::empty()).unwrap() }))
+            .route(
+                "/moved",
+                get(move || async move { respond(302).header("location", "/well").body(Body::empty()).unwrap() }),
+            )
+            .route("/hangs", get(|| async { pending::<()>().await }))
+            .route(
+                "/endless",
+                get(move || async move { respond(200).body(Body::from(vec![b'x'; 10 * BODY_LIMIT])).unwrap() }),
+            );
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = Url::parse(&format!("http://{}/", listener.local_addr().unwrap())).unwrap();
+        tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
+        url
+    }
+
+    #[tokio::test]
+    async fn an_answer_is_what_the_service_itself_said() {
+        let service = service().await;
+        let prober = HttpProber::new().unwrap();
+        let situations = [
+            ("well", Some(200), true, Some("us-west-2")),
+            ("ill", Some(503), false, None),
+            ("moved", Some(302), false, None),
+            ("hangs", None, false, None),
+            ("endless", Some(200), true, None),
+        ];
+        for (path, status, healthy, region) in situations {
+            let answer = prober.ask(&service.join(path).unwrap(), Duration::from_millis(500)).await;
+            assert_eq!((answer.status, answer.is_healthy()), (status, healthy), "{path}: {answer:?}");
+            assert_eq!(answer.region.as_deref(), region, "{path}");
+            assert_eq!(answer.error.is_some(), status.is_none(), "{path}");
+        }
+    }
+
+    #[tokio::test]
+    async fn nobody_there_is_an_answer_too() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = Url::parse(&format!("http://{}/", listener.local_addr().unwrap())).unwrap();
+        drop(listener);
+        let answer = HttpProber::new().unwrap().ask(&url, Duration::from_secs(2)).await;
+        assert_eq!(answer.status, None);
+        assert!(answer.error.unwrap().contains("refused"));
+    }
+}

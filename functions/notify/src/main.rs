@@ -1,2 +1,22 @@
+//! The Lambda function `notify`.
+
+use jiff::Timestamp;
+use recovery_aws::Aws;
+use recovery_lambda::{Error, serve};
+
 #[tokio::main]
-async fn main() {}
+async fn main() -> Result<(), Error> {
+    serve(
+        "notify",
+        |settings| async move {
+            let aws = Aws::from_plan(&settings.plan).await;
+            aws.warm().await;
+            Ok((settings.plan, aws.evidence(), aws.messenger()))
+        },
+        |wiring, request| async move {
+            let (plan, evidence, messenger) = wiring.as_ref();
+            notify::notify(request, plan, evidence.as_ref(), messenger.as_ref(), Timestamp::now()).await
+        },
+    )
+    .await
+}

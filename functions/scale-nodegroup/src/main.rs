@@ -1,2 +1,19 @@
+//! The Lambda function `scale-nodegroup`.
+
+use jiff::Timestamp;
+use recovery_aws::Aws;
+use recovery_lambda::{Error, serve};
+use recovery_sites::{Side, workloads};
+
 #[tokio::main]
-async fn main() {}
+async fn main() -> Result<(), Error> {
+    serve(
+        "scale-nodegroup",
+        |settings| async move {
+            let aws = Aws::from_plan(&settings.plan).await;
+            Ok((aws.secondary_node_group(), workloads(&settings, &aws, Side::Secondary)?))
+        },
+        |wiring, request| async move { scale_nodegroup::scale(request, &wiring.0, &wiring.1, Timestamp::now()).await },
+    )
+    .await
+}

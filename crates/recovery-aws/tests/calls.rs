@@ -1,0 +1,192 @@
+//! Compares the table of calls with what is really called: adapters, functions and state machines.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use recovery_aws::calls::{CALLS, Call, Home};
+use regex::Regex;
+use serde_json::Value;
+
+fn repository() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+fn files(folder: &Path, ending: &str) -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        if name.ends_with(ending) {
+            found.push((name, fs::read_to_string(&path).unwrap()));
+        }
+    }
+    found.sort();
+    found
+}
+
+/// The file of each service, and the client's crate in it.
+const ADAPTERS: [(&str, &str, &str); 8] = [
+    ("cloudfront.rs", "CloudFront", "aws_sdk_cloudfront"),
+    ("eks.rs", "EKS", "aws_sdk_eks"),
+    ("rds.rs", "RDS", "aws_sdk_rds"),
+    ("route53.rs", "Route53", "aws_sdk_route53"),
+    ("s3.rs", "S3", "aws_sdk_s3"),
+    ("secrets_manager.rs", "SecretsManager", "aws_sdk_secretsmanager"),
+    ("sns.rs", "SNS", "aws_sdk_sns"),
+    ("step_functions.rs", "SFN", "aws_sdk_sfn"),
+];
+
+#[test]
+fn every_call_of_an_adapter_is_in_the_table_and_the_table_holds_no_other() {
+    let call = Regex::new(r"\bclient\s*\.\s*([a-z0-9_]+)\(\)").unwrap();
+    let mut made = BTreeSet::new();
+    for (file, text) in files(&repository().join("crates/recovery-aws/src"), ".rs") {
+        let Some((_, service, _)) = ADAPTERS.iter().find(|(name, ..)| *name == file) else { continue };
+        for found in call.captures_iter(&text) {
+            made.insert((*service, found[1].replace('_', "")));
+        }
+    }
+    let listed: BTreeSet<_> = CALLS
+        .iter()
+        // Signed here and made by the cluster.
+        .filter(|call| call.service != "STS")
+        .map(|call| (call.service, call.operation.to_lowercase()))
+        .collect();
+    assert_eq!(made, listed, "left: what adapters call; right: what the table of calls lists");
+}
+
+#[test]
+fn clients_are_used_in_the_file_of_their_service_and_nowhere_else() {
+    let sdk = Regex::new(r"\baws_sdk_[a-z0-9]+").unwrap();
+    for (file, text) in files(&repository().join("crates/recovery-aws/src"), ".rs") {
+        let own = ADAPTERS.iter().find(|(name, ..)| *name == file).map(|(.., sdk)| *sdk);
+        for found in sdk.find_iter(&text).map(|found| found.as_str()) {
+            // `aws.rs` makes the clients and calls nothing.
+            assert!(file == "aws.rs" || Some(found) == own, "{file} uses {found}");
+        }
+        if file == "aws.rs" {
+            assert!(!text.contains(".send()"), "aws.rs calls a service itself");
+        }
+    }
+    let mut others = vec![repository().join("crates"), repository().join("functions")];
+    while let Some(folder) = others.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() && !path.ends_with("recovery-aws") {
+                others.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let text = fs::read_to_string(&path).unwrap();
+                assert!(!sdk.is_match(&text), "{} uses a client of its own", path.display());
+            }
+        }
+    }
+}
+
+/// What a function's wiring mentions, and the service that it reaches by it.
+const REACHES: [(&str, &str); 10] = [
+    (".evidence()", "S3"),
+    (".switch()", "S3"),
+    (".bucket(", "S3"),
+    ("databases(", "SecretsManager"),
+    (".secrets()", "SecretsManager"),
+    ("node_group(", "EKS"),
+    (".replica", "RDS"),
+    (".records(", "Route53"),
+    (".distribution(", "CloudFront"),
+    (".messenger()", "SNS"),
+];
+
+#[test]
+fn the_wiring_of_each_function_reaches_the_services_that_the_table_lists_for_it() {
+    for entry in fs::read_dir(repository().join("functions")).unwrap() {
+        let folder = entry.unwrap().path();
+        let function = folder.file_name().unwrap().to_string_lossy().into_owned();
+        let wiring = fs::read_to_string(folder.join("src/main.rs")).unwrap();
+        if !wiring.contains("serve(") {
+            continue;
+        }
+        let mut reached: BTreeSet<&str> =
+            REACHES.iter().filter(|(text, _)| wiring.contains(text)).map(|(_, service)| *service).collect();
+        if wiring.contains("Side::Secondary") {
+            reached.insert("STS");
+        }
+        let listed: BTreeSet<&str> =
+            CALLS.iter().filter(|call| call.function == function).map(|call| call.service).collect();
+        assert_eq!(reached, listed, "left: what functions/{function}/src/main.rs reaches; right: the table of calls");
+    }
+}
+
+/// A task of a machine: its name, function, action, and whether its failure decides the run's end.
+struct Task {
+    name: String,
+    function: String,
+    action: Option<String>,
+    blocking: bool,
+}
+
+fn tasks(states: &Value, found: &mut Vec<Task>) {
+    for (name, state) in states.as_object().unwrap() {
+        for branch in state["Branches"].as_array().into_iter().flatten() {
+            tasks(&branch["States"], found);
+        }
+        if let Some(inner) = state["ItemProcessor"].get("States") {
+            tasks(inner, found);
+        }
+        let arguments = &state["Arguments"];
+        let Some(arn) = arguments["FunctionName"].as_str() else { continue };
+        let pascal = arn.trim_start_matches("${").trim_end_matches("FunctionArn}");
+        let mut function = String::new();
+        for letter in pascal.chars() {
+            if letter.is_uppercase() && !function.is_empty() {
+                function.push('-');
+            }
+            function.extend(letter.to_lowercase());
+        }
+        // What is caught as a trouble lets the run go on; what is caught as a failure, or not at all, ends it.
+        let caught = state["Catch"].to_string();
+        found.push(Task {
+            name: name.clone(),
+            function,
+            action: arguments["Payload"]["action"].as_str().map(str::to_owned),
+            blocking: !caught.contains("'troubles'"),
+        });
+    }
+}
+
+fn makes(task: &Task, call: &Call) -> bool {
+    call.function == task.function && (call.action.is_none() || call.action == task.action.as_deref())
+}
+
+#[test]
+fn nothing_that_a_machine_waits_for_lives_in_the_control_planes_of_us_east_1() {
+    let machines = files(&repository().join("statemachines"), ".asl.json");
+    assert!(!machines.is_empty());
+    let mut all = Vec::new();
+    for (machine, text) in machines {
+        let machine_json: Value = serde_json::from_str(&text).unwrap();
+        let mut found = Vec::new();
+        tasks(&machine_json["States"], &mut found);
+        for task in &found {
+            let Task { name, function, .. } = task;
+            let mut calls = CALLS.iter().filter(|call| makes(task, call)).peekable();
+            assert!(calls.peek().is_some(), "{machine}: `{name}` runs `{function}`, which the table of calls lacks");
+            for call in calls.filter(|_| task.blocking) {
+                let Call { service, operation, .. } = call;
+                assert!(call.home != Home::UsEast1, "{machine}: `{name}` waits for {service} {operation} in us-east-1");
+                assert!(call.blocking, "{machine}: `{name}` waits for {service} {operation}; say so in the table");
+            }
+        }
+        all.extend(found);
+    }
+    for call in CALLS.iter().filter(|call| call.blocking) {
+        let waits = all.iter().any(|task| task.blocking && makes(task, call));
+        assert!(
+            waits,
+            "no machine waits for {} {} of `{}`; say so in the table",
+            call.service, call.operation, call.function
+        );
+    }
+}

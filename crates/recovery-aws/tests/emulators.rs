@@ -1,0 +1,155 @@
+//! The adapters against the lab's emulated AWS, through the SDK as the suite uses it.
+
+use lab::aws::{Aws as EmulatedAws, Seed, Seeded};
+use recovery::{
+    cluster::{NodeGroup, NodeGroupSize},
+    database::{DatabaseError, ReplicaRole},
+    fault::{Classified, Fault},
+    names::NamesError,
+    notice::Notice,
+    objective::Priority,
+    plan::{Driver, Plan},
+    store::{Precondition, StoreError},
+};
+use recovery_aws::Aws;
+
+/// The platform's plan with the identifiers that the emulators made up.
+async fn account() -> (EmulatedAws, Seeded, Plan, Aws) {
+    let emulated = EmulatedAws::start().await.unwrap();
+    let seeded = emulated.seed(&Seed::default()).await.unwrap();
+    let mut plan = Plan::parse("plans/sparc.toml", include_str!("../../../plans/sparc.toml")).unwrap();
+    plan.names.hosted_zone = seeded.hosted_zone.clone();
+    if let Some(cdn) = &mut plan.names.cdn {
+        cdn.distribution = seeded.distribution.clone();
+    }
+    for (level, topic) in plan.notification.levels.iter_mut().zip(&seeded.topics) {
+        level.topic_arn = topic.clone();
+    }
+    let aws = Aws::from_environment(&plan, emulated.env()).await;
+    (emulated, seeded, plan, aws)
+}
+
+#[tokio::test]
+async fn an_object_is_written_only_under_its_condition() {
+    let (_emulated, _, _, aws) = account().await;
+    let store = aws.evidence();
+    let put = async |body: &str, precondition| {
+        store.put("fence/test.json", "application/json", body.into(), precondition).await
+    };
+    assert!(store.get("fence/test.json").await.unwrap().is_none());
+    put("1", Precondition::Absent).await.unwrap();
+    let refused = put("2", Precondition::Absent).await.unwrap_err();
+    assert!(matches!(refused, StoreError::PreconditionFailed { .. }), "{refused:?}");
+    let first = store.get("fence/test.json").await.unwrap().unwrap();
+    assert_eq!(first.body, b"1");
+    put("3", Precondition::Unchanged(first.etag.clone())).await.unwrap();
+    let refused = put("4", Precondition::Unchanged(first.etag)).await.unwrap_err();
+    assert!(matches!(refused, StoreError::PreconditionFailed { .. }), "{refused:?}");
+    assert_eq!(store.get("fence/test.json").await.unwrap().unwrap().body, b"3");
+    store.delete("fence/test.json").await.unwrap();
+    store.delete("fence/test.json").await.unwrap();
+    assert!(store.get("fence/test.json").await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn an_object_that_is_too_large_or_a_bucket_that_is_not_there_is_an_error() {
+    let (_emulated, _, _, aws) = account().await;
+    let store = aws.evidence();
+    store.put("large", "text/plain", vec![b'x'; recovery_aws::s3::BOUND_BYTES + 1], Precondition::None).await.unwrap();
+    assert!(matches!(store.get("large").await.unwrap_err(), StoreError::TooLarge { .. }));
+    let nowhere = recovery::store::ObjectStore::get(&aws.bucket("nowhere"), "a").await.unwrap_err();
+    assert!(matches!(nowhere, StoreError::Unavailable { .. }), "{nowhere:?}");
+}
+
+#[tokio::test]
+async fn secrets_are_credentials_and_a_missing_one_is_a_mistake() {
+    let (_emulated, seeded, _, aws) = account().await;
+    let credentials = aws.secrets().credentials(&seeded.recovery_secret).await.unwrap();
+    assert_eq!(credentials.username, "sparc_recovery");
+    assert!(!format!("{credentials:?}").contains(&credentials.password));
+    let missing = aws.secrets().credentials("sparc/nothing").await.unwrap_err();
+    assert_eq!(missing.fault(), Fault::Permanent, "{missing:?}");
+}
+
+#[tokio::test]
+async fn a_node_group_is_resized_once_for_all_attempts() {
+    let (_emulated, _, _, aws) = account().await;
+    let nodes = aws.secondary_node_group();
+    let before = nodes.look().await.unwrap();
+    assert_eq!((before.desired, before.status.as_str()), (2, "ACTIVE"));
+    let size = NodeGroupSize { minimum: 10, desired: 50, maximum: 60 };
+    for _ in 0..2 {
+        nodes.resize(size, "8d3a0f5e-0000-5000-8000-000000000000").await.unwrap();
+    }
+    let after = nodes.look().await.unwrap();
+    assert_eq!((after.minimum, after.desired, after.maximum), (10, 50, 60));
+}
+
+#[tokio::test]
+async fn a_record_is_changed_and_comes_into_sync() {
+    let (_emulated, _, plan, aws) = account().await;
+    let records = aws.records(&plan.names.hosted_zone);
+    let record = plan.names.records.first().unwrap();
+    let change = records.upsert(record, "run failover-1").await.unwrap();
+    // Pending at first, as on AWS; how long is the emulator's business.
+    for _ in 0..100 {
+        if records.is_in_sync(&change).await.unwrap() {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
+    panic!("the change did not come into sync");
+}
+
+#[tokio::test]
+async fn an_origin_is_pointed_once_and_the_rest_of_the_distribution_stays() {
+    let (_emulated, seeded, plan, aws) = account().await;
+    let cdn = plan.names.cdn.clone().unwrap();
+    let distribution = aws.distribution(&seeded.distribution);
+    assert!(distribution.point_origin(&cdn.origin, &cdn.secondary_domain).await.unwrap());
+    assert!(!distribution.point_origin(&cdn.origin, &cdn.secondary_domain).await.unwrap());
+    let wrong = distribution.point_origin("nothing", &cdn.secondary_domain).await.unwrap_err();
+    assert!(matches!(wrong, NamesError::Invalid { .. }), "{wrong:?}");
+}
+
+#[tokio::test]
+async fn a_message_reaches_the_topic_of_its_priority() {
+    let (emulated, seeded, _, aws) = account().await;
+    let notice = Notice { subject: "[P0] test".to_owned(), body: "Situation: test".to_owned() };
+    let id = aws.messenger().send(Priority::P0, &notice).await.unwrap();
+    assert!(!id.is_empty());
+    let sent = emulated.sent(&seeded).await.unwrap();
+    assert_eq!(sent.len(), 1);
+    assert_eq!(sent[0].topic, seeded.topics[0]);
+    assert_eq!(sent[0].subject.as_deref(), Some("[P0] test"));
+}
+
+#[tokio::test]
+async fn a_read_replica_follows_and_an_unknown_one_is_refused() {
+    let (emulated, _, plan, aws) = account().await;
+    let replica = aws.replica().unwrap();
+    assert_eq!(replica.role().await.unwrap(), ReplicaRole::Following);
+    let mut elsewhere = plan.clone();
+    elsewhere.postgresql.standby.instance = "nothing".to_owned();
+    let unknown = Aws::from_environment(&elsewhere, emulated.env()).await.replica().unwrap().role().await.unwrap_err();
+    assert!(matches!(unknown, DatabaseError::Refused { .. }), "{unknown:?}");
+    let mut own = plan;
+    own.postgresql.driver = Driver::SelfManaged;
+    assert!(Aws::from_environment(&own, emulated.env()).await.replica().is_none());
+}
+
+#[tokio::test]
+async fn an_aws_that_is_away_is_a_passing_trouble() {
+    let plan = Plan::parse("plans/sparc.toml", include_str!("../../../plans/sparc.toml")).unwrap();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    drop(listener);
+    let environment = [("AWS_ENDPOINT_URL", url.as_str()), ("AWS_ACCESS_KEY_ID", "a"), ("AWS_SECRET_ACCESS_KEY", "b")];
+    let aws = Aws::from_environment(&plan, environment.map(|(k, v)| (k.to_owned(), v.to_owned()))).await;
+    let away = aws.evidence().get("a").await.unwrap_err();
+    assert_eq!(away.fault(), Fault::Transient, "{away:?}");
+    let away = aws.secondary_node_group().look().await.unwrap_err();
+    assert_eq!(away.fault(), Fault::Transient, "{away:?}");
+    let away = aws.replica().unwrap().role().await.unwrap_err();
+    assert_eq!(away.fault(), Fault::Transient, "{away:?}");
+}
