@@ -301,8 +301,10 @@ impl Answer {
     }
 }
 
-const ACCESS_KEY: &str = "AKIALABLABLABLABLABL";
-const SECRET_KEY: &str = "not-a-secret";
+/// The access key in [`Aws::env`]; it opens nothing outside the lab.
+pub const ACCESS_KEY: &str = "AKIALABLABLABLABLABL";
+/// Its secret, which is none.
+pub const SECRET_KEY: &str = "not-a-secret";
 
 /// The header that tells the emulators account, region and service.
 pub(crate) fn authorization(service: &str, region: &str) -> String {

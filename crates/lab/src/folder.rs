@@ -89,8 +89,9 @@ impl Folder {
     }
 }
 
-impl Drop for Folder {
-    fn drop(&mut self) {
+impl Folder {
+    /// Kills what runs inside and removes the folder, now. Dropping it does the same and costs nothing afterwards.
+    pub(crate) fn clear(&self) {
         for _ in 0..50 {
             if process::kill_inside(&self.path) == 0 {
                 break;
@@ -101,6 +102,12 @@ impl Drop for Folder {
         if !self.keep {
             let _ = std::fs::remove_dir_all(&self.path);
         }
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        self.clear();
         if let Some(mut janitor) = self.janitor.take() {
             if let Some(mut pipe) = janitor.stdin.take() {
                 let _ = pipe.write_all(b"done\n");
