@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use crate::aws::{ACCOUNT, Aws, PRIMARY, SECONDARY, Seed, Seeded, TERTIARY};
 use crate::edge::{self, Edge};
 use crate::error::{Error, Result};
+use crate::faults::{Desk, HttpProxy, Upstream};
 use crate::folder::Folder;
 use crate::postgres::{self, Heart, PROBE_DATABASE, Pair, Passwords};
 use crate::rds::{self, GLOBAL_CLUSTER, Rds};
@@ -178,6 +179,14 @@ impl Lab {
     /// A folder on a disk that goes with the lab: plan, reports, whatever a run writes.
     pub fn folder(&self) -> &Path {
         self.folders[1].path()
+    }
+
+    /// Puts a fault proxy in front of an AWS service, for everybody who reads [`Lab::env`] afterwards. `service` as in
+    /// [`Aws::route`]. Dropping the proxy leaves the service unreachable: keep it as long as the lab.
+    pub async fn script(&self, service: &'static str, desk: &Desk) -> Result<HttpProxy> {
+        let proxy = HttpProxy::start(Upstream::plain(self.aws.endpoint(service)), desk.clone()).await?;
+        self.aws.route(service, proxy.url());
+        Ok(proxy)
     }
 
     /// The primary region is lost at once: its database servers and its services are gone, as by a power failure.

@@ -56,8 +56,11 @@ impl Folder {
         let path = path.canonicalize().map_err(Error::system(format!("resolve {}", path.display())))?;
         let mut folder = Self { path, janitor: None, keep };
         if !keep {
+            // A file rather than `-c`, so that a list of processes stays readable.
+            let script = folder.path.join("janitor.sh");
+            std::fs::write(&script, JANITOR).map_err(Error::system(format!("write {}", script.display())))?;
             let janitor = Command::new("/bin/sh")
-                .args(["-c", JANITOR, "sparc-lab-janitor"])
+                .arg(script)
                 .arg(&folder.path)
                 .current_dir("/")
                 .env_clear()
