@@ -275,20 +275,6 @@ impl Test {
             }
         }
     }
-
-    /// The variables it reads.
-    pub(crate) fn variables(&self, found: &mut Vec<String>) {
-        match self {
-            Test::All(tests) | Test::Any(tests) => tests.iter().for_each(|test| test.variables(found)),
-            Test::Not(test) => test.variables(found),
-            Test::Compare { variable, operand, .. } => {
-                variable.variables(found);
-                if let Operand::Path(query) = operand {
-                    query.variables(found);
-                }
-            }
-        }
-    }
 }
 
 fn look_up(query: &Query, bindings: &dyn Bindings) -> Option<Value> {

@@ -175,6 +175,8 @@ pub struct Core {
     next_number: u64,
     last_event: u64,
     paused: bool,
+    /// The history is full; the execution fails before anything else is done.
+    overflowed: bool,
     outcome: Option<ExecutionOutcome>,
     progress: Progress,
 }
@@ -259,13 +261,18 @@ enum TokenAnswer {
 #[derive(Debug)]
 struct Children {
     slots: Vec<Slot>,
+    /// The first slot that has not been started.
+    next: usize,
     running: usize,
     finished: usize,
     limit: usize,
     /// The items of a Map, taken out one by one.
     items: Option<Vec<Value>>,
+    /// Iterations that failed, and how many may, in a distributed Map.
     failed: usize,
     tolerated: usize,
+    /// Iterations are executions of their own, which leave no events here.
+    distributed: bool,
 }
 
 #[derive(Debug)]
@@ -396,6 +403,7 @@ impl Core {
             next_number: 0,
             last_event: 0,
             paused: false,
+            overflowed: false,
             outcome: None,
             progress: Progress::default(),
         }
@@ -435,6 +443,9 @@ impl Core {
         if self.outcome.is_none() {
             self.take(input);
             self.run();
+            if self.overflowed && self.outcome.is_none() {
+                self.fail_for_its_length();
+            }
         }
         std::mem::take(&mut self.progress)
     }
@@ -471,6 +482,11 @@ impl Core {
         state: Option<&Arc<str>>,
         details: Vec<(&'static str, Detail)>,
     ) -> u64 {
+        // The last event that AWS records is the one that ends the execution.
+        if self.last_event + 1 >= self.settings.max_events && !is_terminal(event_type) {
+            self.overflowed = true;
+            return self.last_event;
+        }
         self.last_event += 1;
         self.progress.events.push(HistoryEvent {
             id: self.last_event,
@@ -580,7 +596,7 @@ impl Core {
 
     fn run(&mut self) {
         let mut budget = TURNS_PER_STEP;
-        while self.outcome.is_none() && !self.paused {
+        while self.outcome.is_none() && !self.paused && !self.overflowed {
             let Some(id) = self.ready.pop_front() else {
                 break;
             };
@@ -595,19 +611,20 @@ impl Core {
         self.progress.more = self.outcome.is_none() && !self.paused && !self.ready.is_empty();
     }
 
+    fn fail_for_its_length(&mut self) {
+        let cause =
+            format!("The execution reached the maximum number of history events ({}).", self.settings.max_events);
+        self.finish_failed(self.last_event, Trouble::runtime(cause));
+    }
+
     fn run_frame(&mut self, mut frame: Frame, budget: &mut usize) {
         let machine = Arc::clone(&self.machine);
         loop {
-            if self.last_event >= self.settings.max_events {
-                return self.finish_failed(
-                    frame.previous,
-                    Trouble::runtime(format!(
-                        "The execution reached the maximum number of history events ({}).",
-                        self.settings.max_events
-                    )),
-                );
+            let turn = self.turn(&machine, &mut frame);
+            if self.overflowed {
+                return;
             }
-            match self.turn(&machine, &mut frame) {
+            match turn {
                 Turn::Again => {
                     *budget = budget.saturating_sub(1);
                     if *budget == 0 {
@@ -632,6 +649,13 @@ impl Core {
                         return self.child_failed(&machine, parent, slot, frame, trouble);
                     }
                 },
+                // What ends the execution of an item of a distributed Map does not end the execution it belongs to.
+                Turn::Fatal(trouble) if frame.silent && frame.parent.is_some() => {
+                    if let Some((parent, slot)) = frame.parent {
+                        self.child_failed(&machine, parent, slot, frame, trouble);
+                    }
+                    return;
+                }
                 Turn::Fatal(trouble) => {
                     self.arrive(&mut frame);
                     return self.finish_failed(frame.previous, trouble);
@@ -677,50 +701,20 @@ impl Core {
         });
     }
 
+    /// Like the end by time, the end by hand comes from outside: its event follows none, and the states that were at work
+    /// leave no trace (measured on AWS for a Wait: three events).
     fn stop(&mut self, error: Option<String>, cause: Option<String>) {
-        let previous = self.abort_everything();
         let mut details = Vec::new();
         details.extend(error.as_deref().map(|text| ("error", Detail::Text(text.into()))));
         details.extend(cause.as_deref().map(|text| ("cause", Detail::Text(text.into()))));
-        self.event(previous, EventType::ExecutionAborted, None, details);
+        self.event(0, EventType::ExecutionAborted, None, details);
         self.finish(ExecutionOutcome { status: ExecutionStatus::Aborted, output: None, error, cause });
     }
 
     fn time_out(&mut self) {
-        let previous = self.abort_everything();
-        self.event(
-            previous,
-            EventType::ExecutionTimedOut,
-            None,
-            vec![("error", Detail::Text("States.Timeout".into()))],
-        );
-        self.finish(ExecutionOutcome {
-            status: ExecutionStatus::TimedOut,
-            output: None,
-            error: Some("States.Timeout".to_owned()),
-            cause: None,
-        });
-    }
-
-    /// Notes every state that was at work as aborted, innermost first; gives the last event of the root.
-    fn abort_everything(&mut self) -> u64 {
-        let machine = Arc::clone(&self.machine);
-        let mut ids: Vec<FrameId> = self.frames.keys().copied().collect();
-        ids.sort_unstable_by(|a, b| b.cmp(a));
-        let mut previous = self.last_event;
-        for id in ids {
-            let Some(mut frame) = self.frames.remove(&id) else {
-                continue;
-            };
-            self.arrive(&mut frame);
-            let state = &machine.groups[frame.group].states[frame.state];
-            if let Some(aborted) = aborted_type(&state.kind)
-                && !frame.silent
-            {
-                previous = self.event(frame.previous, aborted, Some(&state.name), Vec::new());
-            }
-        }
-        previous
+        // The error stands in the event only; `DescribeExecution` gives the status and nothing else.
+        self.event(0, EventType::ExecutionTimedOut, None, vec![("error", Detail::Text("States.Timeout".into()))]);
+        self.finish(ExecutionOutcome { status: ExecutionStatus::TimedOut, output: None, error: None, cause: None });
     }
 
     // ── inputs ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -1049,6 +1043,9 @@ impl Core {
             return Err(Trouble { kind: TroubleKind::Fatal, ..Trouble::named("States.DataLimitExceeded", cause) });
         }
         self.schedule(frame, state, task, &payload, timeout, heartbeat, credentials.as_ref());
+        if self.overflowed {
+            return Ok(Turn::Blocked);
+        }
         let call = self.number();
         let timeout_key = timeout.map(|seconds| {
             let key = (self.after(seconds as f64), self.number());
@@ -1302,12 +1299,14 @@ impl Core {
         let running = slots.len();
         frame.phase = Phase::Children(Children {
             slots,
+            next: running,
             running,
             finished: 0,
             limit: running,
             items: None,
             failed: 0,
             tolerated: 0,
+            distributed: false,
         });
         Ok(Turn::Blocked)
     }
@@ -1347,6 +1346,15 @@ impl Core {
         let tolerated_percentage =
             self.amount(frame, state, map.tolerated_percentage.as_ref(), "ToleratedFailurePercentage", 0)?;
         self.emit(frame, EventType::MapStateStarted, state, vec![("length", Detail::Number(items.len() as u64))]);
+        if map.distributed {
+            let arn = format!(
+                "{}/{}:{}",
+                self.settings.execution_arn.replace(":execution:", ":mapRun:"),
+                state.name,
+                self.random.uuid()
+            );
+            self.emit(frame, EventType::MapRunStarted, state, vec![("mapRunArn", Detail::Text(arn.into()))]);
+        }
         if items.is_empty() {
             self.emit_aside(frame, EventType::MapStateSucceeded, state, Vec::new());
             return self.conclude(frame, state, Some(json!([]).into()));
@@ -1362,12 +1370,14 @@ impl Core {
         };
         let mut children = Children {
             slots: Vec::with_capacity(items.len()),
+            next: 0,
             running: 0,
             finished: 0,
             limit,
             items: Some(items),
             failed: 0,
             tolerated,
+            distributed: map.distributed,
         };
         children.slots.resize_with(children.items.as_ref().map_or(0, Vec::len), || Slot::Idle);
         let previous = frame.previous;
@@ -1386,10 +1396,9 @@ impl Core {
         children: &mut Children,
         previous: u64,
     ) -> Result<(), Trouble> {
-        let mut next = children.slots.iter().position(|slot| matches!(slot, Slot::Idle));
-        while let Some(slot) = next
-            && children.running < children.limit
-        {
+        while children.next < children.slots.len() && children.running < children.limit {
+            let slot = children.next;
+            children.next += 1;
             let item = match &mut children.items {
                 Some(items) => std::mem::take(&mut items[slot]),
                 None => Value::Null,
@@ -1401,7 +1410,8 @@ impl Core {
                 }
                 None => item.clone().into(),
             };
-            let started = if frame.silent {
+            let silent = frame.silent || children.distributed;
+            let started = if silent {
                 previous
             } else {
                 self.event(previous, EventType::MapIterationStarted, Some(&state.name), iteration_details(state, slot))
@@ -1409,10 +1419,10 @@ impl Core {
             let child = self.child(machine, frame, state, slot, map.group, input, started);
             if let Some(child) = self.frames.get_mut(&child) {
                 child.item = Some((slot, item.into()));
+                child.silent = silent;
             }
             children.slots[slot] = Slot::Running(child);
             children.running += 1;
-            next = (slot + 1 < children.slots.len()).then_some(slot + 1);
         }
         Ok(())
     }
@@ -1550,7 +1560,7 @@ impl Core {
             StateKind::Map(map) => Some(map.as_ref()),
             _ => None,
         };
-        if map.is_some() && !frame.silent {
+        if map.is_some() && !child.silent {
             self.event(
                 child.previous,
                 EventType::MapIterationSucceeded,
@@ -1586,6 +1596,7 @@ impl Core {
             return;
         }
         frame.previous = previous;
+        let distributed = children.distributed;
         let results = children.slots.into_iter().filter_map(|slot| match slot {
             Slot::Finished(output) => Some(output.into_value()),
             _ => None,
@@ -1595,6 +1606,9 @@ impl Core {
             StateKind::Map(_) => EventType::MapStateSucceeded,
             _ => EventType::ParallelStateSucceeded,
         };
+        if distributed {
+            self.emit_aside(frame, EventType::MapRunSucceeded, state, Vec::new());
+        }
         self.emit_aside(frame, succeeded, state, Vec::new());
         frame.phase = Phase::Returned(result);
         self.ready.push_back(frame.id);
@@ -1605,7 +1619,7 @@ impl Core {
             return;
         };
         let state = &machine.groups[frame.group].states[frame.state];
-        if matches!(state.kind, StateKind::Map(_)) && !frame.silent {
+        if matches!(state.kind, StateKind::Map(_)) && !child.silent {
             self.event(
                 child.previous,
                 EventType::MapIterationFailed,
@@ -1616,6 +1630,10 @@ impl Core {
         if let Phase::Children(mut children) = std::mem::replace(&mut frame.phase, Phase::Attempt) {
             children.slots[slot] = Slot::Failed;
             children.running -= 1;
+            children.failed += 1;
+            if children.distributed {
+                return self.iteration_failed(machine, frame, children);
+            }
             // R: the state that failed is aborted like those of its siblings.
             let inner = &machine.groups[child.group].states[child.state];
             self.abort_state(&child, inner, child.previous);
@@ -1625,6 +1643,36 @@ impl Core {
             self.ready.push_back(parent);
         }
         self.frames.insert(parent, frame);
+    }
+
+    /// A child execution of a distributed Map failed: the Map goes on as long as its threshold allows.
+    fn iteration_failed(&mut self, machine: &Machine, mut frame: Frame, mut children: Children) {
+        let (id, previous) = (frame.id, frame.previous);
+        let state = &machine.groups[frame.group].states[frame.state];
+        let trouble = if children.failed > children.tolerated {
+            Some(Trouble::named(
+                "States.ExceedToleratedFailureThreshold",
+                "The specified tolerated failure threshold was exceeded",
+            ))
+        } else {
+            children.finished += 1;
+            match &state.kind {
+                StateKind::Map(map) => {
+                    self.start_iterations(machine, &mut frame, state, map, &mut children, previous).err()
+                }
+                _ => None,
+            }
+        };
+        match trouble {
+            Some(trouble) => {
+                self.abort_children(machine, &mut frame, &children, previous);
+                self.emit(&mut frame, EventType::MapRunFailed, state, failure_details(&trouble));
+                frame.phase = Phase::Broken(trouble);
+                self.ready.push_back(id);
+            }
+            None => self.settle(&mut frame, state, children, previous),
+        }
+        self.frames.insert(id, frame);
     }
 
     /// Ends the children that are still at work, and theirs; every event points to the one that made it necessary.
@@ -1643,7 +1691,7 @@ impl Core {
             if let Phase::Children(grandchildren) = std::mem::replace(&mut child.phase, Phase::Attempt) {
                 self.abort_children(machine, &mut child, &grandchildren, previous);
             }
-            if frame.silent {
+            if child.silent {
                 continue;
             }
             if matches!(state.kind, StateKind::Map(_)) {
@@ -1942,12 +1990,13 @@ fn evaluate(
                 EvaluationError::Function => {
                     format!("{start}returned an unsupported result type.")
                 }
-                EvaluationError::Thrown(message) => {
-                    format!("{start}threw an error during evaluation. {message}")
-                }
+                EvaluationError::Thrown(message) => format!("{start}threw an error during evaluation. {message}"),
+                EvaluationError::Exhausted(message) => format!("{start}threw an error during evaluation: {message}"),
             };
             evaluation_trouble(cause, Some(field))
         }),
+        // An index past the end gives null in a payload template, where any other miss is an error (measured on AWS).
+        Query::Path(query) if query.passes_an_end(view) => Ok(Value::Null),
         Query::Path(query) => query.evaluate(view, random).map_err(|error| path_trouble(view, spot, error)),
     }
 }
@@ -2132,6 +2181,16 @@ fn task_event(resource: &Resource, moment: TaskMoment) -> (EventType, Vec<(&'sta
         TaskMoment::TimedOut => EventType::TaskTimedOut,
     };
     (event_type, vec![("resourceType", Detail::Text(service)), ("resource", Detail::Text(action))])
+}
+
+fn is_terminal(event_type: EventType) -> bool {
+    matches!(
+        event_type,
+        EventType::ExecutionSucceeded
+            | EventType::ExecutionFailed
+            | EventType::ExecutionTimedOut
+            | EventType::ExecutionAborted
+    )
 }
 
 fn entered_type(kind: &StateKind) -> EventType {

@@ -198,8 +198,6 @@ pub(crate) struct MapState {
     pub(crate) tolerated_count: Option<Amount>,
     pub(crate) tolerated_percentage: Option<Amount>,
     pub(crate) distributed: bool,
-    pub(crate) reader: Option<Template>,
-    pub(crate) reader_resource: Option<Arc<str>>,
 }
 
 #[derive(Debug)]
@@ -1513,29 +1511,15 @@ impl Compiler {
             self.amount_path(scene, "ToleratedFailureCount", "ToleratedFailureCountPath", 0, MAX_SECONDS);
         let tolerated_percentage =
             self.amount_path(scene, "ToleratedFailurePercentage", "ToleratedFailurePercentagePath", 0, 100);
-        let (reader, reader_resource) = match scene.node.get("ItemReader") {
-            None => (None, None),
-            Some(value) => {
-                let reader_path = join(&scene.path, "ItemReader");
-                let inner = Scene {
-                    node: value,
-                    path: reader_path.clone(),
-                    language: scene.language,
-                    siblings: scene.siblings,
-                };
-                let field = if scene.language == QueryLanguage::JSONata { "Arguments" } else { "Parameters" };
-                let resource = self.text(value, &reader_path, "Resource").map(Arc::from);
-                if resource.is_none() {
-                    self.error(
-                        "missing-field",
-                        value.place,
-                        &reader_path,
-                        "`ItemReader` needs a `Resource` such as `arn:aws:states:::s3:getObject`",
-                    );
-                }
-                (self.template(&inner, field), resource)
+        // These read from and write to S3 on behalf of child executions; a runner without AWS has nothing to do it with.
+        for field in ["ItemReader", "ItemBatcher", "ResultWriter"] {
+            if let Some(value) = scene.node.get(field).filter(|_| self.placeholders == Placeholders::Refused) {
+                let message = format!(
+                    "`{field}` only works on Step Functions itself: give the Map its items as `Items` to run it here"
+                );
+                self.error("unsupported", value.place, join(&scene.path, field), message);
             }
-        };
+        }
         Some(StateKind::Map(Box::new(MapState {
             group: group?,
             items,
@@ -1544,8 +1528,6 @@ impl Compiler {
             tolerated_count,
             tolerated_percentage,
             distributed,
-            reader,
-            reader_resource,
         })))
     }
 

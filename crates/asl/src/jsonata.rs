@@ -25,8 +25,8 @@ use crate::random::Random;
 
 /// The longest an evaluation may take before it is taken for one that never ends.
 const MAX_EVALUATION_MS: u64 = 5_000;
-/// More items than any result of 256 KiB can hold.
-const MAX_SEQUENCE: usize = 2_000_000;
+/// The longest sequence that AWS builds before it reports its memory limit (measured: `[1..873782]`).
+const MAX_SEQUENCE: usize = 873_782;
 /// Nested calls; deep enough for any honest recursion and well within the stack.
 const MAX_STACK: usize = 3_000;
 /// The longest expression that is read; a definition as a whole may have 1 MB.
@@ -173,6 +173,8 @@ pub enum EvaluationError {
     Function,
     /// Evaluation failed with this message, which begins with JSONata's code.
     Thrown(String),
+    /// Evaluation took too much time, memory or depth.
+    Exhausted(&'static str),
 }
 
 /// Whether a string is an expression: it begins with `{%` and ends with `%}`.
@@ -300,7 +302,16 @@ impl Expression {
 }
 
 fn thrown(error: EvaluatorError) -> EvaluationError {
-    EvaluationError::Thrown(error.message().to_owned())
+    match error.code() {
+        Some("D1011" | "U1001") => EvaluationError::Exhausted(
+            "Stack overflow error: Check for non-terminating recursive function. Consider rewriting as tail-recursive.",
+        ),
+        Some("D1012") => EvaluationError::Exhausted("Expression evaluation timeout: Check for infinite loop"),
+        Some("D2015") => {
+            EvaluationError::Exhausted("Expression evaluation memory limit exceeded: Check for excessive memory usage")
+        }
+        _ => EvaluationError::Thrown(error.message().to_owned()),
+    }
 }
 
 /// A value as JSONata would hand it on: its numbers are doubles, and whole ones print without a fraction.
@@ -349,9 +360,12 @@ fn from_engine(value: &JValue) -> Result<Value, EvaluationError> {
     Ok(match value {
         JValue::Null => Value::Null,
         JValue::Bool(value) => Value::Bool(*value),
-        JValue::Number(number) => double_value(*number).ok_or_else(|| {
-            EvaluationError::Thrown("D3001: Attempting to invoke string function on Infinity or NaN".to_owned())
-        })?,
+        JValue::Number(number) => match double_value(*number) {
+            Some(value) => value,
+            // Measured on AWS: `{% 1/0 %}` gives the text.
+            None if number.is_nan() => Value::from("NaN"),
+            None => Value::from(if *number > 0.0 { "Infinity" } else { "-Infinity" }),
+        },
         JValue::String(text) => Value::String(text.to_string()),
         JValue::Array(items) => {
             let mut list = Vec::with_capacity(items.len());
@@ -559,7 +573,6 @@ impl Survey {
 
     fn call(&mut self, name: &str) {
         match name {
-            "eval" => self.refuse("`$eval` is not available in Step Functions: use `$parse` for JSON text"),
             "clone" => self.refuse("`$clone` is not available in Step Functions: values are never changed in place"),
             _ => {
                 self.reads.functions.insert(name.to_owned());
@@ -632,6 +645,10 @@ mod functions {
     ) -> Result<(), EvaluatorError> {
         for name in called {
             match name.as_str() {
+                // Step Functions has it taken out: the name is there and no function behind it.
+                "eval" => evaluator.register_fn_override("eval", |_: &[JValue]| {
+                    Err(error("T1006: Attempted to invoke a non-function"))
+                })?,
                 "parse" => evaluator.register_fn("parse", parse)?,
                 "hash" => evaluator.register_fn("hash", hash)?,
                 "partition" => evaluator.register_fn("partition", partition)?,
@@ -646,7 +663,7 @@ mod functions {
                     evaluator.register_fn_override("random", move |args: &[JValue]| {
                         // With a seed the same number comes every time; JSONata's own takes no argument.
                         Ok(JValue::Number(match args.first().and_then(JValue::as_f64) {
-                            Some(seed) => Random::seeded(seed.to_bits()).fraction(),
+                            Some(seed) => Random::java_fraction(seed as i64),
                             None => draw(&random, Random::fraction),
                         }))
                     })?;
@@ -718,12 +735,24 @@ mod functions {
         }
     }
 
+    /// A number among the arguments; `None` where it is undefined, which makes the whole call undefined.
+    fn number(args: &[JValue], index: usize, function: &str) -> Result<Option<f64>, EvaluatorError> {
+        match args.get(index) {
+            None | Some(JValue::Undefined) => Ok(None),
+            Some(JValue::Number(number)) => Ok(Some(number.trunc())),
+            Some(_) => Err(error(format!(
+                "T0410: Argument {} of function \"{function}\" does not match function signature",
+                index + 1
+            ))),
+        }
+    }
+
     fn partition(args: &[JValue]) -> Answer {
-        let size = match args.get(1).and_then(JValue::as_f64) {
-            Some(size) if size >= 1.0 => size.trunc() as usize,
-            _ => {
-                return Err(error("$partition: the size of a part must be a positive number"));
-            }
+        let size = match number(args, 1, "partition")? {
+            None => return Ok(JValue::Undefined),
+            Some(0.0) => return Ok(JValue::Undefined),
+            Some(size) if size > 0.0 => size as usize,
+            Some(_) => return Err(error("$partition: the size of a part must be positive")),
         };
         match args.first() {
             None | Some(JValue::Undefined) => Ok(JValue::Undefined),
@@ -735,19 +764,16 @@ mod functions {
         }
     }
 
+    /// Arguments that are not whole are cut towards zero; the end is included when a step lands on it.
     fn range(args: &[JValue]) -> Answer {
-        let number = |index: usize| args.get(index).and_then(JValue::as_f64);
-        let (Some(first), Some(last), Some(step)) =
-            (number(0), number(1), number(2).or(args.get(2).is_none().then_some(1.0)))
-        else {
-            return Err(error("$range: first, last and step must be numbers"));
-        };
+        let (first, last, step) = (number(args, 0, "range")?, number(args, 1, "range")?, number(args, 2, "range")?);
+        let (Some(first), Some(last), Some(step)) = (first, last, step) else { return Ok(JValue::Undefined) };
         if step == 0.0 {
-            return Err(error("$range: the step must not be zero"));
+            return Ok(JValue::Undefined);
         }
         let count = ((last - first) / step).floor() + 1.0;
         if count > MAX_SEQUENCE as f64 {
-            return Err(error(format!("$range: more than {MAX_SEQUENCE} numbers")));
+            return Err(error("D2015: the range is too long"));
         }
         let count = if count.is_finite() && count > 0.0 { count as usize } else { 0 };
         Ok(JValue::array((0..count).map(|index| JValue::Number(first + step * index as f64)).collect()))
@@ -814,6 +840,9 @@ mod tests {
             ("$hash('input data', 'SHA-1')", json!("aaff4a450a104cd177d28d18d74485e8cae074b7")),
             ("{'list': [$x.k]}", json!({"list": [1, 2]})),
             ("1 / 4", json!(0.25)),
+            ("[1 / 0]", json!(["Infinity"])),
+            ("$random(42)", json!(0.7275636800328681)),
+            ("$range(-1.7, 2, 1)", json!([-1, 0, 1, 2])),
             ("($y := 1; $y + 1)", json!(2)),
         ] {
             assert_eq!(evaluate(source), Ok(expected), "{source}");
@@ -826,6 +855,12 @@ mod tests {
         assert_eq!(evaluate("$nowhere"), Err(EvaluationError::Undefined));
         assert_eq!(evaluate("$x.nowhere"), Err(EvaluationError::Undefined));
         assert_eq!(evaluate("function($v) { $v }"), Err(EvaluationError::Function));
+        assert_eq!(
+            evaluate("$eval('1')"),
+            Err(EvaluationError::Thrown("T1006: Attempted to invoke a non-function".to_owned()))
+        );
+        assert!(matches!(evaluate("[1..900000] ~> $count()"), Err(EvaluationError::Exhausted(_))));
+        assert!(matches!(evaluate("($f := function($n) { 1 + $f($n) }; $f(1))"), Err(EvaluationError::Exhausted(_))));
         assert!(matches!(evaluate("1 + 'a'"), Err(EvaluationError::Thrown(message)) if message.starts_with("T2002")));
     }
 
@@ -842,7 +877,6 @@ mod tests {
             "**.a",
             "$states.input.a ?? 1",
             "$states.input.a ?: 1",
-            "$eval('1')",
             "$clone($states.input)",
             "$states.input ~> |a|{'b': 1}|",
             "$map([1], function($v) { $ })",

@@ -189,7 +189,16 @@ impl Query {
             Kind::Path(path) => path
                 .evaluate(bindings)
                 .ok_or_else(|| PathError::Missing { path: self.text.to_string(), canonical: path.canonical() }),
-            Kind::Call(call) => evaluate_call(call, bindings, random),
+            // The sentence names the whole expression, however deep the call that failed.
+            Kind::Call(call) => evaluate_call(call, bindings, random).map_err(|error| match error {
+                PathError::MissingArgument { path, .. } => {
+                    PathError::MissingArgument { function: self.text.to_string(), path }
+                }
+                PathError::Intrinsic { message, .. } => {
+                    PathError::Intrinsic { function: self.text.to_string(), message }
+                }
+                other => other,
+            }),
         }
     }
 
@@ -207,6 +216,24 @@ impl Query {
             Kind::Path(path) if path.definite => path.root(bindings).and_then(|root| walk(root, &path.steps)),
             _ => None,
         }
+    }
+
+    /// Whether it is a definite path that fails only because an index lies past the end of an array.
+    pub(crate) fn passes_an_end(&self, bindings: &dyn Bindings) -> bool {
+        let Kind::Path(path) = &self.kind else { return false };
+        let Some(mut at) = path.root(bindings).filter(|_| path.definite) else { return false };
+        for step in &path.steps {
+            if let (Step::Index(index), Value::Array(items)) = (step, at)
+                && position(*index, items.len()).and_then(|index| items.get(index)).is_none()
+            {
+                return true;
+            }
+            match walk(at, std::slice::from_ref(step)) {
+                Some(next) => at = next,
+                None => return false,
+            }
+        }
+        false
     }
 
     /// Whether it names at most one place.

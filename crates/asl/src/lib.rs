@@ -8,6 +8,7 @@
 //! Inside is a pure core ([`core::Core`]) that takes inputs and gives events and effects; it can be driven without tokio,
 //! replayed from a log, and run in virtual time.
 
+pub mod check;
 pub mod clock;
 pub mod core;
 pub mod definition;

@@ -32,6 +32,18 @@ impl Random {
         (self.bits() >> 11) as f64 / (1u64 << 53) as f64
     }
 
+    /// What `new java.util.Random(seed).nextDouble()` gives: `$random(42)` is 0.7275636800328681 on AWS, bit for bit.
+    pub fn java_fraction(seed: i64) -> f64 {
+        const MASK: u64 = (1 << 48) - 1;
+        let mut state = (seed as u64 ^ 0x5_DEEC_E66D) & MASK;
+        let mut next = |bits: u32| {
+            state = state.wrapping_mul(0x5_DEEC_E66D).wrapping_add(0xB) & MASK;
+            state >> (48 - bits)
+        };
+        let high = next(26) << 27;
+        (high + next(27)) as f64 / (1u64 << 53) as f64
+    }
+
     /// A UUID of version 4.
     pub fn uuid(&mut self) -> String {
         let bytes = ((u128::from(self.bits()) << 64) | u128::from(self.bits())).to_be_bytes();

@@ -90,14 +90,4 @@ impl Template {
             other => Ok(other.fill(spot, answer)?.into()),
         }
     }
-
-    /// Every query in it.
-    pub(crate) fn queries<'a>(&'a self, found: &mut Vec<&'a Query>) {
-        match self {
-            Template::Literal(_) => {}
-            Template::Query(query) => found.push(query),
-            Template::Object(members) => members.iter().for_each(|(_, value)| value.queries(found)),
-            Template::Array(items) => items.iter().for_each(|item| item.queries(found)),
-        }
-    }
 }

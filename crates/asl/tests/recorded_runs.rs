@@ -34,3 +34,25 @@ fn recorded_runs_end_as_they_did_on_aws() {
     assert!(summary.same_outcome * 100 >= summary.cases * 99, "{summary}");
     assert!(summary.same_events * 100 >= summary.with_events * 98, "{summary}");
 }
+
+#[test]
+fn the_checker_finds_no_errors_in_machines_that_aws_accepted_and_ran_to_their_end() {
+    let Some(folder) = corpus() else {
+        eprintln!("SKIPPED: no recorded runs at ../shared/asl-corpus; set ASL_CORPUS to a folder that has them");
+        return;
+    };
+    let mut wrong = Vec::new();
+    for report in replay_all(std::slice::from_ref(&folder)).unwrap() {
+        let case = folder.join(&report.id);
+        let expected = std::fs::read_to_string(case.join("expected.json")).unwrap();
+        if !expected.contains("\"SUCCEEDED\"") {
+            continue;
+        }
+        for problem in asl::check::check(&std::fs::read_to_string(case.join("definition.json")).unwrap()) {
+            if problem.severity == asl::Severity::Error {
+                wrong.push(format!("{}: {problem}", report.id));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}

@@ -33,6 +33,9 @@ use crate::error::{Error, Result};
 use crate::ports;
 use crate::xml::child;
 
+/// The name that the platform is known by.
+pub const PUBLIC_NAME: &str = "api.sparc.com";
+
 /// How the edge is set up.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -138,7 +141,7 @@ impl Edge {
         Ok(edge)
     }
 
-    /// Where it listens; ask with `Host: api.sparc.com`.
+    /// Where it listens. Ask with a `Host`; without one of ours it stands for [`PUBLIC_NAME`].
     pub fn url(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)
     }
@@ -403,7 +406,11 @@ async fn forward(
     body: Bytes,
 ) -> Response {
     let host = headers.get("host").and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let name = host.split(':').next().unwrap_or_default();
+    let name = match host.split(':').next().unwrap_or_default() {
+        // Where no resolver is at hand, the edge's own address stands for the public name.
+        "127.0.0.1" | "localhost" => PUBLIC_NAME,
+        name => name,
+    };
     let Some(target) = lock(&forwarder.world).resolve(name) else {
         return (StatusCode::BAD_GATEWAY, format!("{name} leads in a circle")).into_response();
     };
@@ -412,9 +419,10 @@ async fn forward(
     };
     let path = uri.path_and_query().map_or("/", |path| path.as_str());
     let mut request = forwarder.http.request(method, format!("http://127.0.0.1:{port}{path}")).body(body);
-    for (header, value) in &headers {
+    for (header, value) in headers.iter().filter(|(header, _)| *header != "host") {
         request = request.header(header, value);
     }
+    request = request.header("host", name);
     match request.send().await {
         Ok(answer) => {
             let mut response = Response::new(Body::empty());

@@ -56,8 +56,11 @@ impl Folder {
         let path = path.canonicalize().map_err(Error::system(format!("resolve {}", path.display())))?;
         let mut folder = Self { path, janitor: None, keep };
         if !keep {
+            // A file rather than `-c`, so that a list of processes stays readable.
+            let script = folder.path.join("janitor.sh");
+            std::fs::write(&script, JANITOR).map_err(Error::system(format!("write {}", script.display())))?;
             let janitor = Command::new("/bin/sh")
-                .args(["-c", JANITOR, "sparc-lab-janitor"])
+                .arg(script)
                 .arg(&folder.path)
                 .current_dir("/")
                 .env_clear()
@@ -89,8 +92,9 @@ impl Folder {
     }
 }
 
-impl Drop for Folder {
-    fn drop(&mut self) {
+impl Folder {
+    /// Kills what runs inside and removes the folder, now. Dropping it does the same and costs nothing afterwards.
+    pub(crate) fn clear(&self) {
         for _ in 0..50 {
             if process::kill_inside(&self.path) == 0 {
                 break;
@@ -101,6 +105,12 @@ impl Drop for Folder {
         if !self.keep {
             let _ = std::fs::remove_dir_all(&self.path);
         }
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        self.clear();
         if let Some(mut janitor) = self.janitor.take() {
             if let Some(mut pipe) = janitor.stdin.take() {
                 let _ = pipe.write_all(b"done\n");

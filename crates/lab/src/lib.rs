@@ -1,5 +1,18 @@
 //! A real PostgreSQL pair, emulated AWS and scripted faults on one machine.
+//!
+//! The lab is what `drctl drill --lab` and the tests run against: a platform small enough for a laptop and real where it
+//! matters. [`Lab::start`] assembles all of it; each part also stands alone.
+//!
+//! - [`postgres`]: a primary and a streaming standby, real processes behind TLS; kill, freeze, fill, compare positions
+//! - [`load`]: clients that know which commits were promised to them
+//! - [`aws`]: ministack and moto in three regions, seeded as `plans/sparc.toml` describes the platform
+//! - [`rds`]: the RDS API acting on the real servers
+//! - [`services`], [`edge`]: health checks, and Route 53's data plane as far as it answers
+//! - [`faults`]: the four scripts, in front of any endpoint
+//!
+//! Everything listens on 127.0.0.1 and ends with its owner, also when that is killed: see [`Folder`].
 
+mod assembly;
 mod error;
 mod folder;
 mod ports;
@@ -18,5 +31,6 @@ pub mod rds;
 pub mod services;
 pub mod tls;
 
+pub use assembly::{Addresses, Lab, Options, Progress};
 pub use error::{Error, Result};
 pub use folder::Folder;

@@ -60,6 +60,8 @@ pub struct Acknowledgement {
     pub write: Write,
     /// The server that acknowledged it, as the pair names it.
     pub server: &'static str,
+    /// The server's clock when it wrote the row.
+    pub written_at: Timestamp,
     /// When the client heard of it.
     pub at: Instant,
     /// The same by the wall clock, for reports.
@@ -220,15 +222,16 @@ impl Load {
         counts.into_iter().map(|((n, server), count)| (n, server, count)).collect()
     }
 
-    /// The first acknowledgement by a server after which *another* one, which had been left behind, acknowledged again:
-    /// evidence of two primaries with traffic. `None` when the load changed over at most once.
+    /// Evidence of two primaries with traffic: a write that a server took *after* another one had begun to take writes in
+    /// its place. Judged by the servers' clock, which is one here: what a client hears late is no evidence.
     pub fn two_primaries(&self) -> Option<Acknowledgement> {
-        let record = self.read();
+        let mut record = self.acknowledged();
+        record.sort_by_key(|a| a.written_at);
         let mut seen: Vec<&str> = Vec::new();
-        for a in record.iter() {
+        for a in record {
             if seen.last() != Some(&a.server) {
                 if seen.contains(&a.server) {
-                    return Some(a.clone());
+                    return Some(a);
                 }
                 seen.push(a.server);
             }
@@ -310,15 +313,16 @@ impl Writer {
                 let write = Write { client: self.number, sequence, attempt };
                 let answer = tokio::time::timeout(
                     self.patience,
-                    session.client.execute(&session.insert, &[&write.client, &write.sequence, &write.attempt]),
+                    session.client.query_one(&session.insert, &[&write.client, &write.sequence, &write.attempt]),
                 )
                 .await;
-                if matches!(answer, Ok(Ok(1))) {
+                if let Ok(Ok(row)) = answer {
                     let mut record = self.record.lock().unwrap_or_else(PoisonError::into_inner);
                     // Read under the lock: the record is in the order of its times.
                     record.push(Acknowledgement {
                         write,
                         server: session.server,
+                        written_at: row.get(0),
                         at: Instant::now(),
                         at_time: Timestamp::now(),
                     });
@@ -348,8 +352,10 @@ impl Writer {
         let connection = tokio::spawn(async move {
             let _ = connection.await;
         });
-        let insert =
-            client.prepare("insert into lab.writes (client, sequence, attempt) values ($1, $2, $3)").await.ok()?;
+        let insert = client
+            .prepare("insert into lab.writes (client, sequence, attempt) values ($1, $2, $3) returning written_at")
+            .await
+            .ok()?;
         Some(Session { server: host.name, client, insert, connection })
     }
 }

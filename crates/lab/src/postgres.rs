@@ -75,8 +75,15 @@ impl Role {
 #[derive(Clone)]
 pub struct Passwords([String; 3]);
 
+impl Default for Passwords {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Passwords {
-    fn new() -> Self {
+    /// Makes three up.
+    pub fn new() -> Self {
         Self(std::array::from_fn(|_| rand::rng().sample_iter(Alphanumeric).take(32).map(char::from).collect()))
     }
 
@@ -135,6 +142,8 @@ pub struct Options {
     pub upstream_port: Option<u16>,
     /// The primary's port, when it must be known beforehand.
     pub primary_port: Option<u16>,
+    /// Passwords that others know beforehand; made up when there are none.
+    pub passwords: Option<Passwords>,
     /// More settings for both servers; the last word over the lab's own.
     pub settings: Vec<(String, String)>,
 }
@@ -176,7 +185,7 @@ impl Pair {
         let account = Account::ordinary()?;
         let pristine = template::folder(&tools, template::Which::Pair)?;
         let authority = Arc::new(Authority::new(folder.path())?);
-        let passwords = Passwords::new();
+        let passwords = options.passwords.clone().unwrap_or_default();
         let sockets = folder.make("s", 0o700)?;
         template::give(&sockets, account)?;
 

@@ -17,13 +17,16 @@ pub(crate) fn environment(folder: &Path, name: &str, requirements: &str) -> Resu
 }
 
 fn build(path: &Path, requirements: &str) -> Result<()> {
-    let python = std::env::var_os("PYTHON").map_or_else(|| PathBuf::from("python3"), PathBuf::from);
+    build_with(Path::new("python3"), path, requirements)
+}
+
+fn build_with(python: &Path, path: &Path, requirements: &str) -> Result<()> {
     let missing = || Error::Missing {
         program: "python3 with venv".into(),
         purpose: "the emulated AWS runs in a virtual environment of the lab".into(),
         install: "install it with `apt-get install python3 python3-venv` (Python 3.11 or newer)".into(),
     };
-    let made = Command::new(&python).args(["-m", "venv"]).arg(path).output().map_err(|_| missing())?;
+    let made = Command::new(python).args(["-m", "venv"]).arg(path).output().map_err(|_| missing())?;
     if !made.status.success() {
         // Debian's python3 without python3-venv fails here, in many words.
         return Err(missing());
@@ -47,4 +50,33 @@ fn ending(output: &Output) -> String {
     let said = String::from_utf8_lossy(&output.stderr);
     let lines: Vec<&str> = said.lines().filter(|line| !line.trim().is_empty()).collect();
     lines[lines.len().saturating_sub(4)..].join(" | ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_python_is_named_with_the_command_that_installs_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let refused = build_with(Path::new("/nowhere/python3"), &folder.path().join("environment"), "").unwrap_err();
+        assert!(refused.to_string().contains("python3 with venv"), "{refused}");
+        assert!(refused.remedy().contains("apt-get install python3 python3-venv"), "{}", refused.remedy());
+    }
+
+    #[test]
+    fn an_environment_is_made_once_and_an_unfinished_one_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut made = 0;
+        let mut make = |fails: bool| {
+            cache::once(folder.path(), "thing", |path| {
+                made += 1;
+                std::fs::create_dir(path).unwrap();
+                if fails { Err(Error::State("interrupted".into())) } else { Ok(()) }
+            })
+        };
+        assert!(make(true).is_err());
+        assert!(make(false).is_ok() && make(false).is_ok());
+        assert_eq!(made, 2);
+    }
 }

@@ -95,6 +95,25 @@ async fn a_frozen_primary_answers_nobody_until_it_thaws() {
 }
 
 #[tokio::test]
+async fn traffic_on_two_primaries_is_seen() {
+    let pair = pair().await;
+    let mut load = Load::start(&pair, load::Options::default()).await.unwrap();
+    pair.standby.execute("select pg_promote(false)").await.unwrap();
+    pair.standby.wait_for_promotion().await.unwrap();
+    assert!(load.two_primaries().is_none(), "nobody has left the first one");
+    // The first one goes, some clients move on, and it comes back unfenced: those that lose the second one return to it.
+    let crashed = Instant::now();
+    pair.primary.crash();
+    load.wait_for_acknowledgements_of("standby", crashed).await.unwrap();
+    pair.primary.start().await.unwrap();
+    let returned = Instant::now();
+    pair.standby.crash();
+    load.wait_for_acknowledgements_of("primary", returned).await.unwrap();
+    load.stop().await;
+    assert_eq!(load.two_primaries().map(|a| a.server), Some("primary"));
+}
+
+#[tokio::test]
 async fn writes_that_the_standby_has_not_received_are_named_as_lost() {
     let pair = pair().await;
     let mut load = Load::start(&pair, load::Options::default()).await.unwrap();
