@@ -7,7 +7,6 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use notify::{PendingApproval, approval_key};
 use recovery::{
     fault::{Fault, chain},
     incident::Consent,
@@ -16,6 +15,7 @@ use recovery::{
     store::get_json,
 };
 use recovery_aws::Aws;
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::{
@@ -27,6 +27,16 @@ use crate::{
 
 /// Longest wait for AWS.
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// What `notify` leaves in the evidence bucket when it asks somebody.
+#[derive(Deserialize)]
+struct Question {
+    task_token: String,
+}
+
+fn question_key(run: &str) -> String {
+    format!("approvals/{run}.json")
+}
 
 struct Answer {
     run: String,
@@ -108,9 +118,9 @@ async fn answer_on_aws(folder: &std::path::Path, answer: &Answer) -> Result<&'st
     let plan = Plan::read(&answer.plan.plan)?;
     let send = async {
         let aws = Aws::from_plan(&plan).await;
-        let key = approval_key(name);
+        let key = question_key(name);
         let place = format!("s3://{}/{key}", plan.buckets.evidence);
-        let pending = match get_json::<PendingApproval>(aws.evidence().as_ref(), &key).await {
+        let pending = match get_json::<Question>(aws.evidence().as_ref(), &key).await {
             Ok(Some((pending, _))) => pending,
             Ok(None) => return Err(runs::unknown(folder, name, &format!(" and no question in {place}"))),
             Err(error) => return Err(runs::unknown(folder, name, &format!(", and {} ", chain(&error)))),

@@ -122,7 +122,7 @@ pub fn check(asked: &[String], json: bool) -> Result<u8, Problem> {
     let mut found = Vec::new();
     for name in &all {
         let definition = machines::find(name)?;
-        let problems = problems_of(&definition)?;
+        let problems = asl::check::check(&definition.text);
         found.push((definition, problems));
     }
     let errors = found.iter().flat_map(|(_, problems)| problems).filter(|p| p.severity == Severity::Error).count();
@@ -143,9 +143,4 @@ pub fn check(asked: &[String], json: bool) -> Result<u8, Problem> {
         }
     }
     Ok(if errors == 0 { DONE } else { FOUND })
-}
-
-fn problems_of(definition: &Definition) -> Result<Vec<asl::Problem>, Problem> {
-    let filled = definition.filled()?;
-    Ok(Machine::parse(&filled).err().unwrap_or_default())
 }

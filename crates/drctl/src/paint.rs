@@ -79,7 +79,7 @@ impl Table {
             let mut line = String::from("  ");
             for (column, cell) in row.iter().enumerate() {
                 let last = column + 1 == row.len();
-                let padded = if last { cell.clone() } else { format!("{cell:<1$}  ", widths[column]) };
+                let padded = if last { cell.clone() } else { format!("{cell:<width$}  ", width = widths[column]) };
                 line.push_str(&paint(number, column, &padded));
             }
             text.push_str(line.trim_end());

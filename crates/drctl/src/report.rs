@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, process::Stdio, time::Duration};
 
-use recovery::{plan::Plan, report::key, store::ObjectStore};
+use recovery::{plan::Plan, report::key};
 use recovery_aws::Aws;
 
 use crate::{
