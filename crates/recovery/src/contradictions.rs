@@ -14,7 +14,7 @@ use serde::Serialize;
 use crate::{
     objective::{Priority, RecoveryPoint, Span, human_seconds},
     plan::{Component, Driver, Mechanism, Objective, Plan, PlanError, StorageClass, problem_at},
-    report::{mechanism_words, storage_class_name},
+    report::{mechanism_in_words, storage_class_name},
 };
 
 /// S3's service level for replication time control: 99.99 % of objects within 15 minutes.
@@ -252,7 +252,7 @@ fn service_losses(plan: &Plan, found: &mut Found) {
                         "`{service}` may lose {}, but {} ({}) can lose {exposure}",
                         may_lose(*rpo),
                         quoted(&component.name),
-                        mechanism_words(&component.mechanism)
+                        mechanism_in_words(&component.mechanism)
                     ),
                     exposure_change(&component.mechanism),
                 );
@@ -346,7 +346,7 @@ fn components(plan: &Plan, found: &mut Found) {
                     format!(
                         "`{name}` may lose {}, but {} can lose {exposure}",
                         may_lose(*rpo),
-                        mechanism_words(mechanism)
+                        mechanism_in_words(mechanism)
                     ),
                     exposure_change(mechanism),
                 );

@@ -1,0 +1,384 @@
+//! The command line: what can be asked, with an example for each.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use recovery::incident::Risk;
+
+const EXIT_CODES: &str = "Exit codes:
+  0  done, nothing is wrong
+  1  done, and something was found: open contradictions, a run that did not end well
+  2  not done: a wrong plan, event, machine or name; one line says what, where and what to do; nothing was changed
+
+Environment:
+  DRCTL_PLAN       the plan, default plans/sparc.toml
+  DRCTL_RUNS_DIR   where runs are kept, default $XDG_STATE_HOME/drctl/runs or ~/.local/state/drctl/runs
+  NO_COLOR         any value: no colour";
+
+/// Recovers the platform from a laptop, with the functions and machines that also run on AWS.
+#[derive(Debug, Parser)]
+#[command(name = "drctl", version, after_help = EXIT_CODES, propagate_version = true, max_term_width = 110)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What can be done.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Print the plan: objectives, scenarios, what is where; or check it
+    Plan(PlanArgs),
+    /// List, show, draw or check state machines
+    Machine(MachineArgs),
+    /// Compare the engine with recorded runs of AWS
+    Asl(AslArgs),
+    /// Run a state machine here, when Step Functions cannot be reached
+    Run(RunArgs),
+    /// Confirm the point of no return of a run that waits for it
+    Approve(ApproveArgs),
+    /// Refuse the point of no return of a run that waits for it
+    Reject(RejectArgs),
+    /// Say where runs stand, whose view that is and how old
+    Status(StatusArgs),
+    /// Show the report of a run
+    Report(ReportArgs),
+    /// Fail over for practice
+    Drill(DrillArgs),
+    /// Print a completion script for a shell
+    #[command(after_help = "Example:\n  drctl completion bash > ~/.local/share/bash-completion/completions/drctl")]
+    Completion {
+        /// Which shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+/// The plan to use.
+#[derive(Debug, Clone, Args)]
+pub struct PlanFile {
+    /// The plan
+    #[arg(long, value_name = "FILE", env = "DRCTL_PLAN", default_value = "plans/sparc.toml", global = true)]
+    pub plan: PathBuf,
+}
+
+/// Where runs are kept.
+#[derive(Debug, Clone, Args)]
+pub struct RunsDir {
+    /// Where runs are kept [default: $XDG_STATE_HOME/drctl/runs or ~/.local/state/drctl/runs]
+    #[arg(long, value_name = "DIR", env = "DRCTL_RUNS_DIR", global = true)]
+    pub runs_dir: Option<PathBuf>,
+}
+
+/// `drctl plan`.
+#[derive(Debug, Args)]
+#[command(
+    args_conflicts_with_subcommands = true,
+    after_help = "Examples:\n  drctl plan\n  drctl plan --plan plans/sparc.toml --json | jq .objective"
+)]
+pub struct PlanArgs {
+    /// Check instead of printing.
+    #[command(subcommand)]
+    pub command: Option<PlanCommand>,
+    /// The plan.
+    #[command(flatten)]
+    pub plan: PlanFile,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `drctl plan …`.
+#[derive(Debug, Subcommand)]
+pub enum PlanCommand {
+    /// Compute where objectives contradict mechanisms, and what to change
+    #[command(after_help = "Exit codes:
+  0  no contradiction is open
+  1  contradictions are open
+  2  the plan cannot be used; one line says what, where and what to do
+
+Example:
+  drctl plan check --plan plans/sparc.toml
+
+Accept one in the plan, with a reason:
+  [[accepted]]
+  contradiction = \"rto:core-apis:kubernetes\"
+  because = \"a warm cluster stands by\"")]
+    Check {
+        /// The plan.
+        #[command(flatten)]
+        plan: PlanFile,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// `drctl machine`.
+#[derive(Debug, Args)]
+pub struct MachineArgs {
+    /// What to do with it.
+    #[command(subcommand)]
+    pub command: MachineCommand,
+}
+
+/// `drctl machine …`.
+#[derive(Debug, Subcommand)]
+pub enum MachineCommand {
+    /// List the machines of ./statemachines, or those that this program carries
+    #[command(after_help = "Example:\n  drctl machine list --json")]
+    List {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print a machine state by state, with the reason for each
+    #[command(after_help = "Example:\n  drctl machine show regional-failover")]
+    Show {
+        /// A name from `machine list`, or a file.
+        machine: String,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Draw a machine as a Mermaid flowchart; ways taken after a failure are dashed
+    #[command(after_help = "Example:\n  drctl machine mermaid regional-failover > docs/regional-failover.mmd")]
+    Mermaid {
+        /// A name from `machine list`, or a file.
+        machine: String,
+    },
+    /// Check machines: what Step Functions would reject, and what people regret
+    #[command(
+        after_help = "Exit codes:\n  0  no errors\n  1  errors\n  2  no such machine\n\nExample:\n  drctl machine check"
+    )]
+    Check {
+        /// Names from `machine list`, or files; all if none is given.
+        machines: Vec<String>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// `drctl asl`.
+#[derive(Debug, Args)]
+pub struct AslArgs {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: AslCommand,
+}
+
+/// `drctl asl …`.
+#[derive(Debug, Subcommand)]
+pub enum AslCommand {
+    /// Replay recorded runs and compare outcome, events and details
+    #[command(after_help = "Exit codes:
+  0  every outcome and event sequence is the same
+  1  some differ
+  2  there is nothing to replay
+
+Example:
+  drctl asl replay recorded/choice_operators recorded/timeouts")]
+    Replay {
+        /// Folders with definition.json, input.json and expected.json in them or below them.
+        #[arg(required = true, value_name = "DIR")]
+        folders: Vec<PathBuf>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// `drctl run`.
+#[derive(Debug, Clone, Args)]
+#[command(
+    after_help = "Ctrl-C once: stops after the current step, says what state the world is in and what to run next.
+Ctrl-C twice: stops at once. A run of the same name goes on where it stopped: every step looks before it acts.
+
+Exit codes:
+  0  the machine succeeded
+  1  it ran and did not: refused, put back, or incomplete; the report says what a person does
+  2  it was not started: a wrong plan, event, machine or name
+
+Examples:
+  drctl run regional-failover --event events/regional-failover/manual-graceful.json
+  drctl run regional-failover --event incident.json --name failover-2026-11-23 --plan plans/sparc.toml"
+)]
+pub struct RunArgs {
+    /// A name from `machine list`, or a file
+    pub machine: String,
+    /// The event that starts it, as EventBridge gives it
+    #[arg(long, value_name = "FILE")]
+    pub event: PathBuf,
+    /// The run's name; the same name goes on with the same run [default: from the event]
+    #[arg(long, value_name = "RUN")]
+    pub name: Option<String>,
+    /// The plan.
+    #[command(flatten)]
+    pub plan: PlanFile,
+    /// Where runs are kept.
+    #[command(flatten)]
+    pub runs: RunsDir,
+    /// Print one JSON object a line: events, then the outcome
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What somebody takes upon themselves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ConsentTo {
+    /// The old primary may go on taking writes
+    StillWritable,
+    /// More may be lost than the plan accepts
+    DataLoss,
+}
+
+impl From<ConsentTo> for Risk {
+    fn from(to: ConsentTo) -> Risk {
+        match to {
+            ConsentTo::StillWritable => Risk::StillWritable,
+            ConsentTo::DataLoss => Risk::DataLoss,
+        }
+    }
+}
+
+/// `drctl approve`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  drctl approve failover-2026-11-23 --by sre-lead@sparc.com --because \"us-east-1 is gone, status page agrees\"
+  drctl approve failover-2026-11-23 --by cto@sparc.com --because \"incidents are on paper\" --consent data-loss")]
+pub struct ApproveArgs {
+    /// The run that waits
+    pub run: String,
+    /// Who confirms
+    #[arg(long, value_name = "NAME")]
+    pub by: String,
+    /// Why, for the record
+    #[arg(long, value_name = "WHY")]
+    pub because: String,
+    /// A risk that is taken with it
+    #[arg(long, value_name = "RISK")]
+    pub consent: Vec<ConsentTo>,
+    /// The plan.
+    #[command(flatten)]
+    pub plan: PlanFile,
+    /// Where runs are kept.
+    #[command(flatten)]
+    pub runs: RunsDir,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `drctl reject`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Example:\n  drctl reject failover-2026-11-23 --by sre-lead@sparc.com --because \"the primary works\""
+)]
+pub struct RejectArgs {
+    /// The run that waits
+    pub run: String,
+    /// Who refuses
+    #[arg(long, value_name = "NAME")]
+    pub by: String,
+    /// Why, for the record
+    #[arg(long, value_name = "WHY")]
+    pub because: String,
+    /// The plan.
+    #[command(flatten)]
+    pub plan: PlanFile,
+    /// Where runs are kept.
+    #[command(flatten)]
+    pub runs: RunsDir,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `drctl status`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  drctl status
+  drctl status failover-2026-11-23
+  drctl status failover-2026-11-23 --local --json")]
+pub struct StatusArgs {
+    /// The run; all runs of this machine if none is given
+    pub run: Option<String>,
+    /// Look at this machine only, not at the fence in the evidence bucket
+    #[arg(long)]
+    pub local: bool,
+    /// The plan.
+    #[command(flatten)]
+    pub plan: PlanFile,
+    /// Where runs are kept.
+    #[command(flatten)]
+    pub runs: RunsDir,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// A form of the report.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ReportFormat {
+    /// The text
+    Md,
+    /// The figures, docs/report-schema.md
+    Json,
+    /// Where the page lies
+    HtmlPath,
+}
+
+/// `drctl report`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  drctl report failover-2026-11-23
+  drctl report failover-2026-11-23 --open
+  drctl report failover-2026-11-23 --format json | jq .services")]
+pub struct ReportArgs {
+    /// The run
+    pub run: String,
+    /// Open the page in a browser
+    #[arg(long)]
+    pub open: bool,
+    /// What to print
+    #[arg(long, value_enum, default_value = "md")]
+    pub format: ReportFormat,
+    /// The plan.
+    #[command(flatten)]
+    pub plan: PlanFile,
+    /// Where runs are kept.
+    #[command(flatten)]
+    pub runs: RunsDir,
+}
+
+/// `drctl drill`.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "Exit codes:
+  0  the platform was recovered
+  1  it was not; the report says why
+  2  the drill could not start: a missing tool or port is named with the command that fixes it
+
+Examples:
+  drctl drill --lab
+  drctl drill --lab --graceful
+  drctl drill --lab --fault lose-answer:rds:PromoteReadReplica")]
+pub struct DrillArgs {
+    /// On this machine: a real PostgreSQL pair, emulated AWS, everything on 127.0.0.1
+    #[arg(long, required = true)]
+    pub lab: bool,
+    /// Move while the primary lives, instead of killing it
+    #[arg(long)]
+    pub graceful: bool,
+    /// A scripted fault; may be given several times
+    #[arg(long, value_name = "SCRIPT")]
+    pub fault: Vec<String>,
+    /// Where the report goes [default: the run's folder]
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// Where runs are kept.
+    #[command(flatten)]
+    pub runs: RunsDir,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
