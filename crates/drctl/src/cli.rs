@@ -43,6 +43,8 @@ pub enum Command {
     Status(StatusArgs),
     /// Show the report of a run
     Report(ReportArgs),
+    /// Watch the primary from here, and write the alarm's event when it falls silent
+    Watch(WatchArgs),
     /// Fail over for practice
     Drill(DrillArgs),
     /// Print a completion script for a shell
@@ -351,6 +353,41 @@ pub struct ReportArgs {
     pub runs: RunsDir,
 }
 
+/// `drctl watch`.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "Examples:
+  drctl watch
+  drctl watch --every-ms 5000 --failures 3 --event alarm.json && drctl run regional-failover --event alarm.json")]
+pub struct WatchArgs {
+    /// Milliseconds between two looks
+    #[arg(long, value_name = "MS", default_value_t = 1000, value_parser = clap::value_parser!(u64).range(10..))]
+    pub every_ms: u64,
+    /// Silent looks in a row until it is an alarm
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    pub failures: usize,
+    /// Where the alarm's event is written
+    #[arg(long, value_name = "FILE")]
+    pub event: Option<PathBuf>,
+    /// The plan.
+    #[command(flatten)]
+    pub plan: PlanFile,
+    /// Print one JSON object a line
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Which API promotes the standby in a drill.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum DrillDriver {
+    /// pg_promote on a server that we run
+    #[default]
+    SelfManaged,
+    /// PromoteReadReplica, with the time that RDS takes
+    Rds,
+    /// FailoverGlobalCluster or SwitchoverGlobalCluster
+    AuroraGlobal,
+}
+
 /// `drctl drill`.
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "Exit codes:
@@ -361,7 +398,8 @@ pub struct ReportArgs {
 Examples:
   drctl drill --lab
   drctl drill --lab --graceful
-  drctl drill --lab --fault lose-answer:rds:PromoteReadReplica")]
+  drctl drill --lab --fault lose-answer:postgres:pg_promote
+  drctl drill --lab --driver rds --fault lose-answer:rds:PromoteReadReplica")]
 pub struct DrillArgs {
     /// On this machine: a real PostgreSQL pair, emulated AWS, everything on 127.0.0.1
     #[arg(long, required = true)]
@@ -369,7 +407,13 @@ pub struct DrillArgs {
     /// Move while the primary lives, instead of killing it
     #[arg(long)]
     pub graceful: bool,
-    /// A scripted fault; may be given several times
+    /// Which API promotes the standby
+    #[arg(long, value_enum, default_value_t)]
+    pub driver: DrillDriver,
+    /// Wait for `drctl approve` before the point of no return
+    #[arg(long)]
+    pub ask: bool,
+    /// A scripted fault, SCRIPT:SERVICE:OPERATION[:NTH]; may be given several times
     #[arg(long, value_name = "SCRIPT")]
     pub fault: Vec<String>,
     /// Where the report goes [default: the run's folder]

@@ -1,8 +1,319 @@
-//! `drctl drill`.
+//! `drctl drill --lab`: a whole regional failover on this machine, with a report.
+//!
+//! The lab is the platform; the recovery runs in processes of its own, as it would on a laptop: `drctl watch` detects,
+//! `drctl run` recovers. Only this process knows the clients, so it adds to the report what they saw.
 
-use crate::{cli::DrillArgs, problem::Problem};
+use std::{
+    path::{Path, PathBuf},
+    process::Stdio,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use jiff::Timestamp;
+use lab::{
+    faults::{Desk, Script, Selector, Times},
+    kubernetes::Flavour,
+    load::Load,
+    platform::{Options, Platform},
+};
+use recovery::{
+    plan::{Approval, Driver, Plan},
+    report::{Drill, FaultFired, LostWrite, RecoveryReport, StandIn},
+    run::RunOutcome,
+};
+use serde_json::Value;
+use tokio::process::{Child, Command};
+
+use crate::{
+    cli::{DrillArgs, DrillDriver},
+    paint::Paint,
+    problem::{DONE, FOUND, Problem},
+    run::write_report,
+    runs::{self, RunFolder},
+};
+
+const PLAN: &str = include_str!("../../../plans/sparc.toml");
+const BUNDLE: &str = include_str!("../../../bundles/disaster-recovery.yaml");
+const GRACEFUL: &str = include_str!("../../../events/regional-failover/manual-graceful.json");
+
+/// Between two looks of the detection, and silent looks until it alarms. On AWS it is one minute and three.
+const DETECTION: (u64, usize) = (250, 3);
+/// Writes that clients have been promised before anything happens.
+const WARM_UP: usize = 500;
+/// Longest wait for a part of the drill that should take seconds.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Fails over for practice.
-pub async fn drill(_: DrillArgs) -> Result<u8, Problem> {
-    Err(Problem::new("no drill can be run by this build; the lab is not linked in"))
+pub async fn drill(args: DrillArgs) -> Result<u8, Problem> {
+    let say = |text: &str| {
+        if !args.json {
+            println!("{text}");
+        }
+    };
+    let desk = faults(&args.fault)?;
+    let name = format!("drill-{}", Timestamp::now().strftime("%Y%m%d-%H%M%S"));
+    let folder = RunFolder::of(&runs::folder_of_runs(args.runs.runs_dir.as_deref())?, &name)?;
+    let paint = Paint::stdout();
+    say(&paint.bold(&format!("Regional failover drill {name}: us-east-1 to us-west-2, on this machine")));
+    say("");
+
+    let platform = start(&args, desk.clone()).await?;
+    let mut load = Load::start(&platform.lab.pair, lab::load::Options::default()).await.map_err(of_lab)?;
+    let event = platform.lab.folder().join("event.json");
+    let mut watch =
+        child(&platform, &["watch", "--every-ms", &DETECTION.0.to_string(), "--failures", &DETECTION.1.to_string()])
+            .arg("--event")
+            .arg(&event)
+            .stdout(Stdio::null())
+            .spawn()
+            .map_err(unstarted)?;
+    wait_for_writes(&platform, &load).await?;
+    say(&format!("  {} writes acknowledged by us-east-1, heartbeats flow", load.count()));
+
+    let began = Instant::now();
+    if args.graceful {
+        say(&paint.bold("  a person asks for a graceful move"));
+        std::fs::write(&event, graceful(Timestamp::now()))
+            .map_err(|error| Problem::new(format!("the event cannot be written: {error}")))?;
+    } else {
+        say(&paint.bold("  us-east-1 is lost: its PostgreSQL is killed, its services go dark"));
+        platform.lab.lose_primary_region();
+        let ended = tokio::time::timeout(PATIENCE, watch.wait()).await;
+        if !event.is_file() {
+            return Err(Problem::new(format!(
+                "the detection did not alarm ({ended:?}); run `drctl watch` by hand to see why"
+            )));
+        }
+        say(&format!("  alarm after {:.1} s: {} silent looks in a row", began.elapsed().as_secs_f64(), DETECTION.1));
+    }
+    say("");
+
+    let mut run = child(&platform, &["run", "regional-failover", "--name", &name]);
+    run.arg("--event").arg(&event).arg("--runs-dir").arg(folder.parent());
+    if args.json {
+        run.stdout(Stdio::null());
+    }
+    let mut run: Child = run.spawn().map_err(unstarted)?;
+    let interrupted = tokio::select! {
+        ended = run.wait() => { ended.map_err(unstarted)?; false }
+        // The child has the terminal's interrupt too, and says what state the world is in.
+        _ = tokio::signal::ctrl_c() => { let _ = run.wait().await; true }
+    };
+    let _ = watch.kill().await;
+    if interrupted {
+        return Err(Problem::new("the drill was interrupted; the lab is gone with it"));
+    }
+    finish(&args, &platform, &mut load, began, &folder, desk.as_ref()).await
+}
+
+/// Makes the platform and tells its stages.
+async fn start(args: &DrillArgs, desk: Option<Desk>) -> Result<Platform, Problem> {
+    let (quiet, began) = (args.json, Instant::now());
+    let progress = Arc::new(move |stage: lab::Progress| {
+        if let Some(took) = stage.done_after.filter(|_| !quiet) {
+            println!("  {:6.1} s  {:<42} {:.1} s", began.elapsed().as_secs_f64(), stage.stage, took.as_secs_f64());
+        }
+    });
+    let options = Options {
+        // The watcher writes the heartbeats.
+        lab: lab::Options { progress, heartbeat: None, ..lab::Options::default() },
+        flavour: Flavour::RealIfThere,
+        driver: match args.driver {
+            DrillDriver::SelfManaged => Driver::SelfManaged,
+            DrillDriver::Rds => Driver::Rds,
+            DrillDriver::AuroraGlobal => Driver::AuroraGlobal,
+        },
+        approval: if args.ask { Approval::Required } else { Approval::Automatic },
+        plan: PLAN.to_owned(),
+        bundle: BUNDLE.to_owned(),
+        faults: desk,
+    };
+    Platform::start(options).await.map_err(of_lab)
+}
+
+fn of_lab(error: lab::Error) -> Problem {
+    Problem::new(format!("{}; {}", recovery::fault::chain(&error), error.remedy()))
+}
+
+fn unstarted(error: std::io::Error) -> Problem {
+    Problem::new(format!("this program cannot be started again: {error}"))
+}
+
+/// This program again, in the platform's environment.
+fn child(platform: &Platform, arguments: &[&str]) -> Command {
+    let program = std::env::current_exe().unwrap_or_else(|_| PathBuf::from("drctl"));
+    let mut command = Command::new(program);
+    command.args(arguments).arg("--plan").arg(platform.plan()).envs(platform.lab.env()).kill_on_drop(true);
+    command
+}
+
+async fn wait_for_writes(platform: &Platform, load: &Load) -> Result<(), Problem> {
+    let plan = Plan::read(platform.plan())?;
+    let key = recovery::database::position_key(&plan.platform);
+    let deadline = Instant::now() + PATIENCE;
+    while Instant::now() < deadline {
+        let position = platform.lab.aws.object(&plan.buckets.evidence, &key).await.map_err(of_lab)?;
+        if load.count() >= WARM_UP && position.is_some() {
+            return Ok(());
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    Err(Problem::new("the platform took no writes or no heartbeat was kept; run `drctl watch` by hand to see why"))
+}
+
+fn graceful(now: Timestamp) -> String {
+    let mut event: Value = serde_json::from_str(GRACEFUL).unwrap_or_default();
+    event["time"] = now.to_string().into();
+    event["id"] = format!("drill-{}", now.as_millisecond()).into();
+    event["detail"]["began_at"] = now.to_string().into();
+    event.to_string()
+}
+
+/// Adds the clients' view to the report.
+async fn finish(
+    args: &DrillArgs,
+    platform: &Platform,
+    load: &mut Load,
+    began: Instant,
+    folder: &RunFolder,
+    desk: Option<&Desk>,
+) -> Result<u8, Problem> {
+    let (Some(card), Some(record)) = (folder.state(), folder.record()) else {
+        return Err(Problem::new(format!("the run left no record in {}", folder.parent().display())));
+    };
+    let moved = record.promotion.is_some();
+    if moved {
+        load.wait_for_acknowledgements_of("standby", began).await.map_err(of_lab)?;
+    }
+    load.stop().await;
+    let lost = if moved { load.lost(&platform.lab.pair.standby).await.map_err(of_lab)? } else { Vec::new() };
+    let gap = load.gap(began);
+    let plan = Plan::read(platform.plan())?;
+    let drill = Drill {
+        place: format!("one machine, {}", platform.lab.pair.tools().version()),
+        acknowledged_writes: load.acknowledged().iter().filter(|write| write.server == "primary").count() as u64,
+        lost_writes: lost
+            .iter()
+            .map(|write| LostWrite {
+                id: format!(
+                    "client {} write {} attempt {}",
+                    write.write.client, write.write.sequence, write.write.attempt
+                ),
+                acknowledged_at: write.at_time,
+            })
+            .collect(),
+        client_gap_seconds: gap.as_ref().map(|gap| gap.duration().as_secs_f64()),
+        last_write_before: gap.as_ref().map(|gap| gap.before.at_time),
+        first_write_after: gap.as_ref().map(|gap| gap.after.at_time),
+        faults: desk.map(fired).unwrap_or_default(),
+        stand_ins: stand_ins(platform),
+    };
+    let report: RecoveryReport = folder.read("report.json").ok_or_else(|| Problem::new("the run left no report"))?;
+    let report = report.with_drill(&plan, drill);
+    write_report(folder, &card, &record, &report)?;
+    let place = kept(args.out.as_deref(), folder)?;
+    if args.json {
+        println!("{}", crate::plan::pretty(&report)?);
+    } else {
+        tell(load, &report, platform, &place);
+    }
+    Ok(if record.outcome() == RunOutcome::Recovered { DONE } else { FOUND })
+}
+
+fn kept(out: Option<&Path>, folder: &RunFolder) -> Result<PathBuf, Problem> {
+    let Some(out) = out else { return Ok(folder.file("report.html")) };
+    let unwritable = |error: std::io::Error| {
+        Problem::new(format!("{}: cannot be written ({error}); name another folder with --out", out.display()))
+    };
+    std::fs::create_dir_all(out).map_err(unwritable)?;
+    for form in ["report.json", "report.md", "report.html"] {
+        std::fs::copy(folder.file(form), out.join(form)).map_err(unwritable)?;
+    }
+    Ok(out.join("report.html"))
+}
+
+fn tell(load: &Load, report: &RecoveryReport, platform: &Platform, place: &Path) {
+    let Some(drill) = &report.drill else { return };
+    let (met, all) = report.objectives_met();
+    println!();
+    println!("objectives   {met} of {all} met");
+    if let Some(gap) = drill.client_gap_seconds {
+        println!("clients      {gap:.2} s without an acknowledged write");
+    }
+    println!(
+        "lost writes  {} of {} that us-east-1 had acknowledged",
+        drill.lost_writes.len(),
+        drill.acknowledged_writes
+    );
+    println!("two primaries with traffic  {}", load.two_primaries().map_or("never", |_| "YES"));
+    println!("all names unhealthy at once {}", platform.lab.edge.ever_all_unhealthy().map_or("never", |_| "YES"));
+    println!("report       {}", place.display());
+}
+
+fn stand_ins(platform: &Platform) -> Vec<StandIn> {
+    let scale = platform.lab.addresses().edge_scale;
+    let pair = [
+        ("Amazon EKS", platform.secondary_cluster.kind().to_owned()),
+        ("Pods", "the lab's services, started and ended with their Deployments".to_owned()),
+        ("Amazon S3, SNS, Secrets Manager, Route 53, CloudFront", "ministack, emulating three regions".to_owned()),
+        (
+            "Amazon RDS and EKS node groups",
+            "moto, with the lab's layer that acts on the real PostgreSQL pair".to_owned(),
+        ),
+        ("Route 53 health checkers and resolvers", format!("the lab's edge; one second of theirs takes {scale} s")),
+    ];
+    pair.into_iter().map(|(part, by)| StandIn { part: part.to_owned(), by }).collect()
+}
+
+fn fired(desk: &Desk) -> Vec<FaultFired> {
+    let mut all: Vec<FaultFired> = Vec::new();
+    for call in desk.fired() {
+        let fault = format!(
+            "{} {}: {}",
+            call.service,
+            call.operation,
+            call.fired.as_ref().map(|script| format!("{script:?}")).unwrap_or_default()
+        );
+        match all.iter_mut().find(|known| known.fault == fault) {
+            Some(known) => known.times += 1,
+            None => all.push(FaultFired { fault, times: 1, first_at: Some(call.at) }),
+        }
+    }
+    all
+}
+
+/// `SCRIPT:SERVICE:OPERATION[:NTH]`, laid on a desk.
+fn faults(scripts: &[String]) -> Result<Option<Desk>, Problem> {
+    if scripts.is_empty() {
+        return Ok(None);
+    }
+    let desk = Desk::new();
+    for text in scripts {
+        let unknown = || {
+            Problem::new(format!(
+                "--fault `{text}` is not understood; write SCRIPT:SERVICE:OPERATION[:NTH], where SCRIPT is reject, lose-answer, hold or slow, for example lose-answer:postgres:pg_promote"
+            ))
+        };
+        let parts: Vec<&str> = text.split(':').collect();
+        let [script, service, operation, nth @ ..] = parts.as_slice() else { return Err(unknown()) };
+        let script = match *script {
+            "reject" => Script::Reject {
+                status: 503,
+                code: if *service == "postgres" { "57P03" } else { "ServiceUnavailable" }.to_owned(),
+            },
+            "lose-answer" => Script::LoseAnswer,
+            "hold" => Script::Hold,
+            "slow" => Script::Slow(Duration::from_secs(3)),
+            _ => return Err(unknown()),
+        };
+        let times = match nth {
+            [] => Times::First(1),
+            ["always"] => Times::Always,
+            [nth] => Times::Nth(nth.parse().map_err(|_| unknown())?),
+            _ => return Err(unknown()),
+        };
+        desk.lay(Selector::operation(operation).of(service), times, script);
+    }
+    Ok(Some(desk))
 }

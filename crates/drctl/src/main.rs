@@ -23,6 +23,7 @@ mod report;
 mod run;
 mod runs;
 mod status;
+mod watch;
 
 use cli::{AslCommand, Cli, Command, MachineCommand, PlanCommand};
 use problem::{Problem, UNUSABLE};
@@ -55,6 +56,7 @@ fn act(command: Command) -> Result<u8, Problem> {
             AslCommand::Replay { folders, json } => replay::replay(&folders, json),
         },
         Command::Run(args) => waiting(run::run(args)),
+        Command::Watch(args) => waiting(watch::watch(args)),
         Command::Drill(args) => waiting(drill::drill(args)),
         Command::Approve(args) => waiting(approval::approve(args)),
         Command::Reject(args) => waiting(approval::reject(args)),

@@ -53,9 +53,7 @@ pub async fn run(args: RunArgs) -> Result<u8, Problem> {
     recovery::incident::Incident::from_event(&event, &plan)
         .map_err(|error| Problem::new(format!("{}: {}", args.event.display(), recovery::fault::chain(&error))))?;
     let suite = Suite::open(plan_settings).await.map_err(|failure| Problem::new(failure.message))?;
-    let filled = asl::substitution::fill(&definition.text, &suite.substitutions())
-        .map_err(|problems| not_a_machine(&definition.origin, &problems))?;
-    let machine = Arc::new(Machine::parse(&filled).map_err(|problems| not_a_machine(&definition.origin, &problems))?);
+    let machine = Arc::new(definition.parse()?);
 
     let hold = folder.hold()?;
     let card = RunFile {
@@ -91,7 +89,7 @@ pub async fn run(args: RunArgs) -> Result<u8, Problem> {
     let ended = execution.run(&handler, &SystemClock, &mut recorder).await;
     control.abort();
     recorder.progress.end();
-    folder.withdraw_approval_request();
+    folder.forget("approval-request.json");
     let ended =
         ended.map_err(|error| Problem::new(format!("{}; {}", recovery::fault::chain(&error), error.remedy())))?;
 
@@ -142,16 +140,6 @@ fn read_event(path: &Path) -> Result<Value, Problem> {
     serde_json::from_str(&text).map_err(|error| {
         Problem::new(format!("{}:{}:{}: not JSON: {error}", path.display(), error.line(), error.column()))
     })
-}
-
-fn not_a_machine(origin: &str, problems: &[asl::Problem]) -> Problem {
-    let first = problems.first().map(ToString::to_string).unwrap_or_default();
-    let more = if problems.len() > 1 {
-        format!(" (and {} more; see `drctl machine check`)", problems.len() - 1)
-    } else {
-        String::new()
-    };
-    Problem::new(format!("{origin}:{first}{more}"))
 }
 
 /// One name per incident, so that a repeated event finds the run that it has started.

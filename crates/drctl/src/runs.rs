@@ -81,7 +81,7 @@ pub struct ApprovalRequest {
 }
 
 /// A run's folder.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct RunFolder {
     path: PathBuf,
 }
@@ -189,6 +189,11 @@ impl RunFolder {
         let _ = fs::remove_file(self.file(name));
     }
 
+    /// The folder of all runs.
+    pub fn parent(&self) -> &Path {
+        self.path.parent().unwrap_or(&self.path)
+    }
+
     /// A file in it.
     pub fn file(&self, name: &str) -> PathBuf {
         self.path.join(name)
@@ -214,7 +219,8 @@ impl RunFolder {
         Timestamp::try_from(fs::metadata(self.file(name)).ok()?.modified().ok()?).ok()
     }
 
-    fn read<T: DeserializeOwned>(&self, name: &str) -> Option<T> {
+    /// Reads a JSON file of it, if it is there and of this form.
+    pub fn read<T: DeserializeOwned>(&self, name: &str) -> Option<T> {
         serde_json::from_slice(&fs::read(self.file(name)).ok()?).ok()
     }
 

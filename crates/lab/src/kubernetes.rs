@@ -257,29 +257,7 @@ impl Cluster {
 
     /// Makes the cluster have this many ready nodes of a managed node group, as when EKS has scaled it.
     pub async fn set_ready_nodes(&self, node_group: &str, ready: u32) -> Result<()> {
-        let path = "/api/v1/nodes";
-        let selector = format!("eks.amazonaws.com/nodegroup={node_group}");
-        for node in self.admin.list(path, &selector).await? {
-            let name = node["metadata"]["name"].as_str().unwrap_or_default();
-            let number = name.rsplit('-').next().and_then(|number| number.parse::<u32>().ok());
-            if number.is_some_and(|number| number >= ready) {
-                self.admin.delete(&format!("{path}/{name}")).await?;
-            }
-        }
-        for number in 0..ready {
-            let name = format!("{node_group}-{number}");
-            if self.admin.get(&format!("{path}/{name}")).await?.is_some() {
-                continue;
-            }
-            let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": {"eks.amazonaws.com/nodegroup": node_group}}});
-            self.admin.create(path, &node).await?;
-            let status =
-                json!({"status": {"conditions": [{"type": "Ready", "status": "True", "reason": "KubeletReady"}]}});
-            self.admin.merge(&format!("{path}/{name}/status"), &status).await?;
-            // A real server taints new nodes until a controller has looked at them.
-            self.admin.merge(&format!("{path}/{name}"), &json!({"spec": {"taints": null}})).await?;
-        }
-        Ok(())
+        self.admin.set_ready_nodes(node_group, ready).await
     }
 
     /// A Deployment of the platform's namespace as it is now.

@@ -26,6 +26,7 @@ pub mod edge;
 pub mod faults;
 pub mod kubernetes;
 pub mod load;
+pub mod platform;
 pub mod postgres;
 pub mod rds;
 pub mod services;
