@@ -1,1 +1,77 @@
-fn main() {}
+//! The operator's command line.
+//!
+//! It recovers the platform from a laptop when AWS's own control plane is gone, with the same machines and the same
+//! functions linked in. It also reads the plan, draws machines, answers runs that wait for a person and shows reports.
+//! What it cannot do it says in one line: what, where, and what to do.
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser};
+
+mod approval;
+mod cli;
+mod machine;
+mod machines;
+mod mermaid;
+mod paint;
+mod plan;
+mod problem;
+mod progress;
+mod replay;
+mod report;
+mod run;
+mod run_folder;
+mod runs;
+mod status;
+
+use cli::{AslCommand, Cli, Command, MachineCommand, PlanCommand};
+use problem::{Problem, exit};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match act(cli.command) {
+        Ok(code) => code,
+        Err(problem) => {
+            let paint = paint::Paint::stderr();
+            eprintln!("{} {problem}", paint.bad("drctl:"));
+            problem.exit_code()
+        }
+    }
+}
+
+fn act(command: Command) -> Result<ExitCode, Problem> {
+    let done = match command {
+        Command::Plan(args) => match args.command {
+            None => plan::show(&args.plan.plan, args.json),
+            Some(PlanCommand::Check { plan, json }) => plan::check(&plan.plan, json),
+        },
+        Command::Machine(args) => match args.command {
+            MachineCommand::List { json } => machine::list(json),
+            MachineCommand::Show { machine, json } => machine::show(&machine, json),
+            MachineCommand::Mermaid { machine } => machine::draw(&machine),
+            MachineCommand::Check { machines, json } => machine::check(&machines, json),
+        },
+        Command::Asl(args) => match args.command {
+            AslCommand::Replay { folders, json } => replay::replay(&folders, json),
+        },
+        Command::Run(args) => return waiting(run::run(args)),
+        Command::Approve(args) => waiting(approval::approve(args)),
+        Command::Reject(args) => waiting(approval::reject(args)),
+        Command::Status(args) => waiting(status::status(args)),
+        Command::Report(args) => waiting(report::show(args)),
+        Command::Completion { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "drctl", &mut std::io::stdout());
+            Ok(exit::DONE)
+        }
+    };
+    done.map(ExitCode::from)
+}
+
+/// Runs what talks to the world.
+fn waiting<T>(work: impl Future<Output = Result<T, Problem>>) -> Result<T, Problem> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Problem::input(format!("this process cannot have threads: {error}; raise its limits")))?
+        .block_on(work)
+}

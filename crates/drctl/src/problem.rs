@@ -44,6 +44,12 @@ impl Problem {
     }
 }
 
+impl From<recovery::plan::PlanError> for Problem {
+    fn from(error: recovery::plan::PlanError) -> Problem {
+        Problem::input(error)
+    }
+}
+
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.line)

@@ -30,8 +30,9 @@ mod words;
 
 pub use checklist::{CheckState, ChecklistGroup, ChecklistItem};
 pub use drill::{Drill, FaultFired, LostWrite, StandIn};
+pub use measure::mechanism_in_words;
+pub(crate) use measure::storage_class_name;
 pub use measure::{ComponentResult, Measure, ScenarioResult, ServiceResult, Verdict};
-pub(crate) use measure::{mechanism as mechanism_words, storage_class_name};
 pub use render::{to_html, to_markdown};
 pub use seen::seen;
 pub use timeline::{Ending, Mark, MarkKind, Phase, StateSpan, Step, StepSource};

@@ -284,7 +284,7 @@ fn measure_component(component: &Component, plan: &Plan, run: &Run, began_at: Op
     ComponentResult {
         name: component.name.clone(),
         title: component.title.clone(),
-        mechanism: mechanism(&component.mechanism),
+        mechanism: mechanism_in_words(&component.mechanism),
         rto: Measure::rto(component.rto, rto),
         rpo: Measure::rpo(component.rpo, rpo),
     }
@@ -347,7 +347,7 @@ fn unasked(component: &Component, plan: &Plan, run: &Run) -> String {
 }
 
 /// A mechanism in words.
-pub(crate) fn mechanism(mechanism: &Mechanism) -> String {
+pub fn mechanism_in_words(mechanism: &Mechanism) -> String {
     match mechanism {
         Mechanism::StreamingReplication { archive_timeout: Some(span) } => {
             format!("streaming replication, archive every {span}")

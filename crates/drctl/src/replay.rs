@@ -1,0 +1,30 @@
+//! `drctl asl replay`: the engine against recorded runs of AWS.
+
+use std::path::PathBuf;
+
+use asl::replay::{Summary, replay_all};
+use serde_json::json;
+
+use crate::{
+    paint::Paint,
+    plan::pretty,
+    problem::{Problem, exit},
+};
+
+/// Replays the cases in and below the folders.
+pub fn replay(folders: &[PathBuf], json: bool) -> Result<u8, Problem> {
+    let reports = replay_all(folders)
+        .map_err(|error| Problem::input(format!("{}; {}", recovery::fault::chain(&error), error.remedy())))?;
+    let summary = Summary::of(&reports);
+    if json {
+        println!("{}", pretty(&json!({"summary": summary, "cases": reports}))?);
+    } else {
+        let paint = Paint::stdout();
+        for report in reports.iter().filter(|report| !report.agrees_in_detail()) {
+            let line = report.to_string();
+            println!("{}", if report.agrees() { paint.doubt(&line) } else { paint.bad(&line) });
+        }
+        println!("{summary}");
+    }
+    Ok(if reports.iter().all(asl::replay::CaseReport::agrees) { exit::DONE } else { exit::FOUND })
+}
