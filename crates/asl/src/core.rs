@@ -15,6 +15,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::definition::{
@@ -38,7 +39,7 @@ const MAX_INLINE_CONCURRENCY: u64 = 40;
 pub const MAX_EVENTS: u64 = 25_000;
 
 /// Who and where an execution is.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Settings {
     /// The execution's name.
     pub execution_name: String,
@@ -75,7 +76,8 @@ impl Settings {
 }
 
 /// Something that happened to an execution.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Input {
     /// It is started with this document.
     Start(Payload),
@@ -94,6 +96,11 @@ pub enum Input {
         call: u64,
         /// What the service answered.
         output: Value,
+    },
+    /// A call whose answer was lost is made again; its deadline begins anew.
+    CallRepeated {
+        /// The call.
+        call: u64,
     },
     /// Time has passed; timers that are due fire.
     Clock,
@@ -245,6 +252,8 @@ enum Phase {
 struct Calling {
     call: u64,
     timeout: Option<TimerKey>,
+    /// The seconds of the timeout.
+    seconds: Option<u64>,
     heartbeat: Option<(TimerKey, u64)>,
     /// The call itself has ended, the token is still out.
     submitted: bool,
@@ -456,6 +465,7 @@ impl Core {
             Input::Continue => {}
             Input::CallEnded { call, outcome } => self.call_ended(call, outcome),
             Input::CallSubmitted { call, output } => self.call_submitted(call, output),
+            Input::CallRepeated { call } => self.call_repeated(call),
             Input::Clock => self.fire_timers(),
             Input::TokenSucceeded { token, output } => self.token_answered(&token, TokenAnswer::Success(output)),
             Input::TokenFailed { token, error, cause } => {
@@ -809,6 +819,29 @@ impl Core {
         self.frames.insert(id, frame);
     }
 
+    fn call_repeated(&mut self, call: u64) {
+        let Some(&id) = self.calls.get(&call) else { return };
+        let Some(frame) = self.frames.get(&id) else { return };
+        let Phase::Calling(Calling { timeout, heartbeat, seconds, .. }) = &frame.phase else { return };
+        let (timeout, heartbeat, seconds) = (*timeout, *heartbeat, *seconds);
+        let renewed_timeout = timeout.zip(seconds).map(|(key, seconds)| {
+            self.timers.remove(&key);
+            let renewed = (self.after(seconds as f64), self.number());
+            self.timers.insert(renewed, Timer::TaskTimeout(id));
+            renewed
+        });
+        let renewed_heartbeat = heartbeat.map(|(key, seconds)| {
+            self.timers.remove(&key);
+            let renewed = (self.after(seconds as f64), self.number());
+            self.timers.insert(renewed, Timer::Heartbeat(id));
+            (renewed, seconds)
+        });
+        if let Some(Frame { phase: Phase::Calling(calling), .. }) = self.frames.get_mut(&id) {
+            calling.timeout = renewed_timeout;
+            calling.heartbeat = renewed_heartbeat;
+        }
+    }
+
     fn call_submitted(&mut self, call: u64, output: Value) {
         let Some(&id) = self.calls.get(&call) else { return };
         let Some(mut frame) = self.frames.remove(&id) else { return };
@@ -1065,6 +1098,7 @@ impl Core {
         frame.phase = Phase::Calling(Calling {
             call,
             timeout: timeout_key,
+            seconds: timeout,
             heartbeat: heartbeat_key,
             submitted: false,
             early: None,
@@ -1078,6 +1112,7 @@ impl Core {
             task_token: frame.token.clone(),
             heartbeat_seconds: heartbeat,
             timeout_seconds: timeout,
+            may_repeat: false,
             credentials,
             idempotency_key: format!(
                 "{}{}/{}@{}.{}",

@@ -5,13 +5,15 @@
 //! polled inside [`Execution::run`], so nothing outlives it: when a task times out or the execution is stopped its future
 //! is dropped at the next point where it waits. A handler whose work must not be cut short spawns it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use futures::future::{AbortHandle, Abortable, Aborted};
 use futures::stream::{FuturesUnordered, StreamExt};
+use jiff::Timestamp;
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
 
@@ -19,7 +21,7 @@ use crate::clock::Clock;
 use crate::core::{Core, Effect, Input, Progress, Settings};
 use crate::definition::Machine;
 use crate::history::HistoryEvent;
-use crate::payload::Payload;
+use crate::journal::{ENGINE_VERSION, Journal, JournalError, Record};
 use crate::task::{ExecutionOutcome, TaskCall, TaskOutcome};
 
 /// Does what Task states ask for.
@@ -65,6 +67,9 @@ pub enum RunError {
     /// An event could not be recorded; nothing that follows from it was started.
     #[error("could not record an event of the execution")]
     Observer(#[source] ObserverError),
+    /// The journal could not be written; nothing that follows from what it did not take was done.
+    #[error("could not write the journal of the execution")]
+    Journal(#[source] JournalError),
     /// The execution has neither work nor timers left. This is a defect of the interpreter.
     #[error("the execution is waiting for nothing in `{0}`")]
     Stuck(String),
@@ -75,6 +80,7 @@ impl RunError {
     pub fn remedy(&self) -> &'static str {
         match self {
             RunError::Observer(_) => "make room or repair the place the history is written to, then resume the run",
+            RunError::Journal(error) => error.remedy(),
             RunError::Stuck(_) => {
                 "keep the history of the run and report it: the interpreter lost track of the machine"
             }
@@ -148,13 +154,61 @@ impl Handle {
     }
 }
 
+/// Why an execution cannot be resumed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ResumeError {
+    /// The journal has no first record: nothing was ever done.
+    #[error("the journal is empty: the run was never started")]
+    NeverStarted,
+    /// The machine is not the one the run was started with.
+    #[error("the run was started with another definition (its digest begins with {0})")]
+    OtherDefinition(String),
+    /// The journal is from an engine that would have done something else.
+    #[error("the journal was written by version {0} of the engine, this is version {ENGINE_VERSION}")]
+    OtherEngine(u32),
+}
+
+impl ResumeError {
+    /// What a person can do about it.
+    pub fn remedy(&self) -> &'static str {
+        match self {
+            ResumeError::NeverStarted => "start the run anew",
+            ResumeError::OtherDefinition(_) => {
+                "take the definition the run was started with, or abort the run and start a new one"
+            }
+            ResumeError::OtherEngine(_) => "resume with the `drctl` that started the run",
+        }
+    }
+}
+
 /// An execution that is about to run.
-#[derive(Debug)]
 pub struct Execution {
     core: Core,
-    input: Payload,
+    /// What the core is given first; nothing when a run is resumed.
+    first: Option<Input>,
+    /// Events of a resumed run that the observer has not seen.
+    unseen: Vec<HistoryEvent>,
+    /// Calls of a resumed run without an answer.
+    open: Vec<TaskCall>,
+    /// The core has more to do before it needs an input.
+    more: bool,
+    ended: Option<ExecutionOutcome>,
+    settings: Arc<Settings>,
+    definition: String,
+    journal: Option<Box<dyn Journal>>,
+    continued: u64,
+    now: Timestamp,
     commands: mpsc::UnboundedReceiver<Command>,
     sender: mpsc::UnboundedSender<Command>,
+}
+
+impl fmt::Debug for Execution {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Execution")
+            .field("name", &self.settings.execution_name)
+            .field("states", &self.core.current_states())
+            .finish_non_exhaustive()
+    }
 }
 
 type Call<'a> = Pin<Box<dyn Future<Output = (u64, Result<TaskOutcome, Aborted>)> + Send + 'a>>;
@@ -163,7 +217,90 @@ impl Execution {
     /// Prepares an execution of a machine; [`Execution::run`] starts it.
     pub fn start(machine: Arc<Machine>, input: Value, settings: Settings) -> Execution {
         let (sender, commands) = mpsc::unbounded_channel();
-        Execution { core: Core::new(machine, Arc::new(settings)), input: input.into(), commands, sender }
+        let settings = Arc::new(settings);
+        let definition = machine.digest().to_owned();
+        Execution {
+            core: Core::new(machine, Arc::clone(&settings)),
+            first: Some(Input::Start(input.into())),
+            unseen: Vec::new(),
+            open: Vec::new(),
+            more: false,
+            ended: None,
+            settings,
+            definition,
+            journal: None,
+            continued: 0,
+            now: Timestamp::UNIX_EPOCH,
+            commands,
+            sender,
+        }
+    }
+
+    /// Writes a journal of the execution, from which [`Execution::resume`] goes on.
+    pub fn with_journal(mut self, journal: impl Journal + 'static) -> Execution {
+        self.journal = Some(Box::new(journal));
+        self
+    }
+
+    /// Takes up an execution from the records of its journal and goes on writing it.
+    ///
+    /// The observer is given the events after `seen`, the id of the last one that it has; 0 for all.
+    pub fn resume(
+        machine: Arc<Machine>,
+        records: &[Record],
+        journal: impl Journal + 'static,
+        seen: u64,
+    ) -> Result<Execution, ResumeError> {
+        let Some(Record::Started { engine, definition, settings }) = records.first() else {
+            return Err(ResumeError::NeverStarted);
+        };
+        if *engine != ENGINE_VERSION {
+            return Err(ResumeError::OtherEngine(*engine));
+        }
+        if definition != machine.digest() {
+            return Err(ResumeError::OtherDefinition(definition.chars().take(12).collect()));
+        }
+        let mut execution = Execution::start(machine, Value::Null, settings.clone()).with_journal(journal);
+        let mut open: BTreeMap<u64, TaskCall> = BTreeMap::new();
+        let mut intended: HashSet<u64> = HashSet::new();
+        for record in &records[1..] {
+            match record {
+                Record::Started { .. } => {}
+                Record::Intent { calls } => intended.extend(calls.iter().map(|(call, _)| *call)),
+                Record::Happened { at, continued, input } => {
+                    for _ in 0..*continued {
+                        execution.replay(execution.now, Input::Continue, seen, &mut open);
+                    }
+                    if let Input::CallEnded { call, .. } = input {
+                        open.remove(call);
+                    }
+                    execution.continued = 0;
+                    execution.replay(*at, input.clone(), seen, &mut open);
+                    // Without this record the run was never started, and starts now.
+                    execution.first = None;
+                }
+            }
+        }
+        if execution.first.is_some() {
+            return Err(ResumeError::NeverStarted);
+        }
+        execution.open =
+            open.into_values().map(|call| TaskCall { may_repeat: intended.contains(&call.call), ..call }).collect();
+        Ok(execution)
+    }
+
+    fn replay(&mut self, at: Timestamp, input: Input, seen: u64, open: &mut BTreeMap<u64, TaskCall>) {
+        self.now = at;
+        let Progress { events, effects, more } = self.core.apply(at, input);
+        self.more = more;
+        self.unseen.extend(events.into_iter().filter(|event| event.id > seen));
+        for effect in effects {
+            match effect {
+                Effect::Invoke(call) => drop(open.insert(call.call, call)),
+                Effect::Cancel { call } => drop(open.remove(&call)),
+                Effect::Done(outcome) => self.ended = Some(outcome),
+            }
+        }
     }
 
     /// A handle for other tasks.
@@ -171,26 +308,59 @@ impl Execution {
         Handle { commands: self.sender.clone() }
     }
 
+    /// The states that are being worked on, outermost first.
+    pub fn current_states(&self) -> Vec<Arc<str>> {
+        self.core.current_states()
+    }
+
+    /// Notes an input before it is acted upon.
+    async fn note(&mut self, input: &Input) -> Result<(), RunError> {
+        let Some(journal) = &mut self.journal else { return Ok(()) };
+        let happened =
+            Record::Happened { at: self.now, continued: std::mem::take(&mut self.continued), input: input.clone() };
+        let records = match input {
+            Input::Start(_) => {
+                let started = Record::Started {
+                    engine: ENGINE_VERSION,
+                    definition: self.definition.clone(),
+                    settings: (*self.settings).clone(),
+                };
+                vec![started, happened]
+            }
+            _ => vec![happened],
+        };
+        journal.append(&records).await.map_err(RunError::Journal)
+    }
+
     /// Runs to the end.
     pub async fn run(
-        self,
+        mut self,
         handler: &dyn TaskHandler,
         clock: &dyn Clock,
         observer: &mut dyn Observer,
     ) -> Result<ExecutionOutcome, RunError> {
-        let Execution { mut core, input, mut commands, sender } = self;
         // From here on only handles keep the channel open.
-        drop(sender);
+        let (_, unused) = mpsc::unbounded_channel();
+        let mut commands = std::mem::replace(&mut self.commands, unused);
+        let (closed, _) = mpsc::unbounded_channel();
+        drop(std::mem::replace(&mut self.sender, closed));
         let mut calls: FuturesUnordered<Call<'_>> = FuturesUnordered::new();
         let mut aborts: HashMap<u64, AbortHandle> = HashMap::new();
-        let mut next = Input::Start(input);
         let mut listening = true;
+        let unseen = std::mem::take(&mut self.unseen);
+        if !unseen.is_empty() {
+            observer.record(&unseen).await.map_err(RunError::Observer)?;
+        }
+        if let Some(outcome) = self.ended {
+            return Ok(outcome);
+        }
+        let mut waiting: VecDeque<Input> = self.first.take().into_iter().collect();
+        let repeated: Vec<TaskCall> = std::mem::take(&mut self.open);
+        waiting.extend(repeated.iter().map(|call| Input::CallRepeated { call: call.call }));
+        let mut effects: Vec<Effect> = repeated.into_iter().map(Effect::Invoke).collect();
         loop {
-            let Progress { events, effects, more } = core.apply(clock.now(), next);
-            if !events.is_empty() {
-                observer.record(&events).await.map_err(RunError::Observer)?;
-            }
-            for effect in effects {
+            self.intend(&effects).await?;
+            for effect in effects.drain(..) {
                 match effect {
                     Effect::Invoke(call) => {
                         let id = call.call;
@@ -207,39 +377,73 @@ impl Execution {
                     Effect::Done(outcome) => return Ok(outcome),
                 }
             }
-            if more {
+            let next = if let Some(input) = waiting.pop_front() {
+                input
+            } else if self.more {
                 // Let others have a turn, and let commands through: a machine may go round without ever waiting.
                 tokio::task::yield_now().await;
-                next = match commands.try_recv() {
-                    Ok(command) => accept(&core, command),
+                match commands.try_recv() {
+                    Ok(command) => accept(&self.core, command),
                     Err(_) => Input::Continue,
-                };
-                continue;
-            }
-            let timer = core.next_timer();
-            if timer.is_none() && calls.is_empty() && !listening {
-                let states: Vec<String> = core.current_states().iter().map(|name| name.to_string()).collect();
-                return Err(RunError::Stuck(states.join(", ")));
-            }
-            next = tokio::select! {
-                biased;
-                command = commands.recv(), if listening => match command {
-                    Some(command) => accept(&core, command),
-                    None => {
-                        listening = false;
-                        Input::Continue
-                    }
-                },
-                Some((call, outcome)) = calls.next(), if !calls.is_empty() => {
-                    aborts.remove(&call);
-                    match outcome {
-                        Ok(outcome) => Input::CallEnded { call, outcome },
-                        Err(Aborted) => Input::Continue,
-                    }
-                },
-                () = async { match timer { Some(at) => clock.sleep_until(at).await, None => std::future::pending().await } } => Input::Clock,
+                }
+            } else {
+                let timer = self.core.next_timer();
+                if timer.is_none() && calls.is_empty() && !listening {
+                    let states: Vec<String> = self.core.current_states().iter().map(|name| name.to_string()).collect();
+                    return Err(RunError::Stuck(states.join(", ")));
+                }
+                tokio::select! {
+                    biased;
+                    command = commands.recv(), if listening => match command {
+                        Some(command) => accept(&self.core, command),
+                        None => {
+                            listening = false;
+                            continue;
+                        }
+                    },
+                    Some((call, outcome)) = calls.next(), if !calls.is_empty() => {
+                        aborts.remove(&call);
+                        match outcome {
+                            Ok(outcome) => Input::CallEnded { call, outcome },
+                            Err(Aborted) => continue,
+                        }
+                    },
+                    () = async { match timer { Some(at) => clock.sleep_until(at).await, None => std::future::pending().await } } => Input::Clock,
+                }
             };
+            if matches!(next, Input::Continue) {
+                if !self.more {
+                    continue;
+                }
+                // Goes on at the time of what it goes on from, so that replaying needs no record of it.
+                self.continued += 1;
+            } else {
+                self.now = self.now.max(clock.now());
+                self.note(&next).await?;
+            }
+            let progress = self.core.apply(self.now, next);
+            self.more = progress.more;
+            if !progress.events.is_empty() {
+                observer.record(&progress.events).await.map_err(RunError::Observer)?;
+            }
+            effects = progress.effects;
         }
+    }
+
+    /// Notes calls before they are made.
+    async fn intend(&mut self, effects: &[Effect]) -> Result<(), RunError> {
+        let Some(journal) = &mut self.journal else { return Ok(()) };
+        let calls: Vec<(u64, String)> = effects
+            .iter()
+            .filter_map(|effect| match effect {
+                Effect::Invoke(call) => Some((call.call, call.idempotency_key.clone())),
+                _ => None,
+            })
+            .collect();
+        if calls.is_empty() {
+            return Ok(());
+        }
+        journal.append(&[Record::Intent { calls }]).await.map_err(RunError::Journal)
     }
 }
 

@@ -15,6 +15,7 @@ pub mod definition;
 pub mod execution;
 pub mod graph;
 pub mod history;
+pub mod journal;
 pub mod jsonata;
 pub mod payload;
 pub mod problem;
@@ -34,8 +35,11 @@ mod template;
 pub use clock::{Clock, SystemClock, VirtualClock};
 pub use core::Settings;
 pub use definition::{Machine, QueryLanguage, Resource, ResourceKind};
-pub use execution::{ControlError, Execution, Handle, Observer, ObserverError, RunError, TaskHandler, Unobserved};
+pub use execution::{
+    ControlError, Execution, Handle, Observer, ObserverError, ResumeError, RunError, TaskHandler, Unobserved,
+};
 pub use history::{Detail, EventType, HistoryEvent};
+pub use journal::{FileJournal, Journal, JournalError, Record};
 pub use payload::Payload;
 pub use problem::{Problem, Severity};
 pub use task::{ExecutionOutcome, ExecutionStatus, FunctionCall, TaskCall, TaskOutcome};

@@ -29,6 +29,9 @@ pub struct TaskCall {
     pub timeout_seconds: Option<u64>,
     /// `Credentials`, such as `{"RoleArn": "…"}`.
     pub credentials: Option<Payload>,
+    /// The call may have been made before, by a runner that was killed before it could note the answer: look before doing
+    /// anything that must not happen twice.
+    pub may_repeat: bool,
     /// The same for the same attempt of the same visit of the same state of the same execution, also after the runner
     /// was killed and resumed; different for every other.
     pub idempotency_key: String,

@@ -7,6 +7,7 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
+use notify::{PendingApproval, approval_key};
 use recovery::{
     fault::{Fault, chain},
     incident::Consent,
@@ -15,28 +16,18 @@ use recovery::{
     store::get_json,
 };
 use recovery_aws::Aws;
-use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::{
     cli::{ApproveArgs, PlanFile, RejectArgs, RunsDir},
     plan::pretty,
-    problem::{DONE, Problem},
-    runs::{self, RunFolder},
+    problem::{Problem, exit},
+    run_folder::{ApprovalAnswer, RunFolder},
+    runs,
 };
 
 /// Longest wait for AWS.
 const PATIENCE: Duration = Duration::from_secs(20);
-
-/// What `notify` leaves in the evidence bucket when it asks somebody.
-#[derive(Deserialize)]
-struct Question {
-    task_token: String,
-}
-
-fn question_key(run: &str) -> String {
-    format!("approvals/{run}.json")
-}
 
 struct Answer {
     run: String,
@@ -67,12 +58,12 @@ pub async fn reject(args: RejectArgs) -> Result<u8, Problem> {
 async fn answer(answer: Answer) -> Result<u8, Problem> {
     for (name, words) in [("--by", &answer.given.by), ("--because", &answer.given.because)] {
         if words.trim().is_empty() {
-            return Err(Problem::new(format!(
+            return Err(Problem::input(format!(
                 "{name} is empty; the answer becomes part of the record, say it in words"
             )));
         }
     }
-    let folder = runs::folder_of_runs(answer.runs.runs_dir.as_deref())?;
+    let folder = runs::folder(answer.runs.runs_dir.as_deref());
     let place = match runs::find(&folder, &answer.run)? {
         Some(run) => answer_here(&run, &answer)?,
         None => answer_on_aws(&folder, &answer).await?,
@@ -83,36 +74,27 @@ async fn answer(answer: Answer) -> Result<u8, Problem> {
     } else {
         println!("{done} run `{}` {place}, in the name of {}", answer.run, answer.given.by);
     }
-    Ok(DONE)
+    Ok(exit::DONE)
 }
 
 fn answer_here(run: &RunFolder, answer: &Answer) -> Result<&'static str, Problem> {
     let name = &answer.run;
-    let Some(question) = run.question() else {
-        let state = run.state().map_or_else(|| "unknown".to_owned(), |state| state.status);
-        return Err(Problem::new(format!("run `{name}` waits for nobody (it is {state}); see `drctl status {name}`")));
+    let Ok(question) = run.approval_request() else {
+        return Err(Problem::input(format!("run `{name}` waits for nobody; see `drctl status {name}`")));
     };
-    if !run.is_alive() {
-        return Err(Problem::new(format!(
+    if !runs::is_worked_on(run) {
+        return Err(Problem::input(format!(
             "run `{name}` asks, but its runner is gone; start it again with the same name, then answer"
         )));
     }
-    if run.file("approval.json").is_file() && run.written_at("approval.json") >= run.written_at("approval-request.json")
-    {
-        return Err(Problem::new(format!("run `{name}` was answered already; see `drctl status {name}`")));
+    if run.approval_answer().is_some_and(|earlier| earlier.task_token == question.task_token) {
+        return Err(Problem::input(format!("run `{name}` was answered already; see `drctl status {name}`")));
     }
-    let given = &answer.given;
-    run.write(
-        "approval.json",
-        &json!({
-            "task_token": question.task_token,
-            "approve": answer.approve,
-            "by": given.by,
-            "because": given.because,
-            "at": given.at,
-            "consents": given.consents,
-        }),
-    )?;
+    let written =
+        ApprovalAnswer { task_token: question.task_token, approve: answer.approve, given: answer.given.clone() };
+    run.write_json("approval.json", &written).map_err(|error| {
+        Problem::input(format!("the answer cannot be written into `{}`: {error}", run.path().display()))
+    })?;
     Ok("on this machine")
 }
 
@@ -121,9 +103,9 @@ async fn answer_on_aws(folder: &std::path::Path, answer: &Answer) -> Result<&'st
     let plan = Plan::read(&answer.plan.plan)?;
     let send = async {
         let aws = Aws::from_plan(&plan).await;
-        let key = question_key(name);
+        let key = approval_key(name);
         let place = format!("s3://{}/{key}", plan.buckets.evidence);
-        let pending = match get_json::<Question>(aws.evidence().as_ref(), &key).await {
+        let pending = match get_json::<PendingApproval>(aws.evidence().as_ref(), &key).await {
             Ok(Some((pending, _))) => pending,
             Ok(None) => return Err(runs::unknown(folder, name, &format!(" and no question in {place}"))),
             Err(error) => return Err(runs::unknown(folder, name, &format!(", and {} ", chain(&error)))),
@@ -139,7 +121,7 @@ async fn answer_on_aws(folder: &std::path::Path, answer: &Answer) -> Result<&'st
             step_functions.fail(&pending.task_token, Fault::Refused.error_type(), &cause.to_string()).await
         };
         sent.map_err(|trouble| {
-            Problem::new(format!(
+            Problem::input(format!(
                 "run `{name}` did not take the answer ({}); it may have been answered or have ended, see `drctl status {name}`",
                 chain(&trouble)
             ))
@@ -148,12 +130,12 @@ async fn answer_on_aws(folder: &std::path::Path, answer: &Answer) -> Result<&'st
     };
     let region = &plan.regions.tertiary;
     let late = |_| {
-        Problem::new(format!("AWS in {region} did not answer within 20 s; try again, nothing is known of the answer"))
+        Problem::input(format!("AWS in {region} did not answer within 20 s; try again, nothing is known of the answer"))
     };
     tokio::time::timeout(PATIENCE, send).await.map_err(late)?
 }
 
 fn given(given: &ApprovalGiven) -> Result<Value, Problem> {
     serde_json::to_value(given)
-        .map_err(|error| Problem::new(format!("the answer cannot be written: {error}; report this as a defect")))
+        .map_err(|error| Problem::input(format!("the answer cannot be written: {error}; report this as a defect")))
 }

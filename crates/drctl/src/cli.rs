@@ -5,15 +5,30 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use recovery::incident::Risk;
 
+use crate::run::RunArgs;
+
 const EXIT_CODES: &str = "Exit codes:
-  0  done, nothing is wrong
-  1  done, and something was found: open contradictions, a run that did not end well
-  2  not done: a wrong plan, event, machine or name; one line says what, where and what to do; nothing was changed
+    0  done, nothing is wrong; a failover recovered
+    1  done, and something was found: open contradictions, a machine with errors
+    2  not done: a wrong plan, event, machine or name; one line says what, where and what to do; nothing was changed
+    3  a run was refused: a guard held, nothing has changed
+    4  a run failed before the point of no return and was put back
+    5  a run failed after the point of no return: go on from here, never back
+  130  a run was interrupted
 
 Environment:
-  DRCTL_PLAN       the plan, default plans/sparc.toml
-  DRCTL_RUNS_DIR   where runs are kept, default $XDG_STATE_HOME/drctl/runs or ~/.local/state/drctl/runs
-  NO_COLOR         any value: no colour";
+  RECOVERY_PLAN   the plan, default plans/sparc.toml
+  XDG_STATE_HOME  runs are kept in drctl/runs below it, default ~/.local/state
+  NO_COLOR        any value: no colour";
+
+const RUN_HELP: &str = "Ctrl-C once stops after the step that is under way and says what state the world is in and what to run next; twice stops at once.
+A run of the same name goes on where it stopped: every step looks before it acts.
+
+Exit codes: 0 recovered, 2 not started, 3 refused, 4 put back, 5 incomplete, 130 interrupted.
+
+Examples:
+  drctl run regional-failover --event events/regional-failover/manual-graceful.json
+  drctl run regional-failover --event incident.json --name failover-2026-11-23 --plan plans/sparc.toml";
 
 /// Recovers the platform from a laptop, with the functions and machines that also run on AWS.
 #[derive(Debug, Parser)]
@@ -34,7 +49,12 @@ pub enum Command {
     /// Compare the engine with recorded runs of AWS
     Asl(AslArgs),
     /// Run a state machine here, when Step Functions cannot be reached
+    #[command(after_help = RUN_HELP)]
     Run(RunArgs),
+    /// Watch the primary from here, and write the alarm's event when it falls silent
+    Watch(WatchArgs),
+    /// Fail over for practice
+    Drill(DrillArgs),
     /// Confirm the point of no return of a run that waits for it
     Approve(ApproveArgs),
     /// Refuse the point of no return of a run that waits for it
@@ -43,10 +63,6 @@ pub enum Command {
     Status(StatusArgs),
     /// Show the report of a run
     Report(ReportArgs),
-    /// Watch the primary from here, and write the alarm's event when it falls silent
-    Watch(WatchArgs),
-    /// Fail over for practice
-    Drill(DrillArgs),
     /// Print a completion script for a shell
     #[command(after_help = "Example:\n  drctl completion bash > ~/.local/share/bash-completion/completions/drctl")]
     Completion {
@@ -59,7 +75,7 @@ pub enum Command {
 #[derive(Debug, Clone, Args)]
 pub struct PlanFile {
     /// The plan
-    #[arg(long, value_name = "FILE", env = "DRCTL_PLAN", default_value = "plans/sparc.toml", global = true)]
+    #[arg(long, value_name = "FILE", env = "RECOVERY_PLAN", default_value = "plans/sparc.toml", global = true)]
     pub plan: PathBuf,
 }
 
@@ -67,7 +83,7 @@ pub struct PlanFile {
 #[derive(Debug, Clone, Args)]
 pub struct RunsDir {
     /// Where runs are kept [default: $XDG_STATE_HOME/drctl/runs or ~/.local/state/drctl/runs]
-    #[arg(long, value_name = "DIR", env = "DRCTL_RUNS_DIR", global = true)]
+    #[arg(long, value_name = "DIR", global = true)]
     pub runs_dir: Option<PathBuf>,
 }
 
@@ -188,41 +204,6 @@ Example:
         #[arg(long)]
         json: bool,
     },
-}
-
-/// `drctl run`.
-#[derive(Debug, Clone, Args)]
-#[command(
-    after_help = "Ctrl-C once: stops after the current step, says what state the world is in and what to run next.
-Ctrl-C twice: stops at once. A run of the same name goes on where it stopped: every step looks before it acts.
-
-Exit codes:
-  0  the machine succeeded
-  1  it ran and did not: refused, put back, or incomplete; the report says what a person does
-  2  it was not started: a wrong plan, event, machine or name
-
-Examples:
-  drctl run regional-failover --event events/regional-failover/manual-graceful.json
-  drctl run regional-failover --event incident.json --name failover-2026-11-23 --plan plans/sparc.toml"
-)]
-pub struct RunArgs {
-    /// A name from `machine list`, or a file
-    pub machine: String,
-    /// The event that starts it, as EventBridge gives it
-    #[arg(long, value_name = "FILE")]
-    pub event: PathBuf,
-    /// The run's name; the same name goes on with the same run [default: from the event]
-    #[arg(long, value_name = "RUN")]
-    pub name: Option<String>,
-    /// The plan.
-    #[command(flatten)]
-    pub plan: PlanFile,
-    /// Where runs are kept.
-    #[command(flatten)]
-    pub runs: RunsDir,
-    /// Print one JSON object a line: events, then the outcome
-    #[arg(long)]
-    pub json: bool,
 }
 
 /// What somebody takes upon themselves.

@@ -28,9 +28,10 @@ use tokio::process::{Child, Command};
 use crate::{
     cli::{DrillArgs, DrillDriver},
     paint::Paint,
-    problem::{DONE, FOUND, Problem},
+    problem::{Problem, exit},
     run::write_report,
-    runs::{self, RunFolder},
+    run_folder::RunFolder,
+    runs,
 };
 
 const PLAN: &str = include_str!("../../../plans/sparc.toml");
@@ -53,7 +54,7 @@ pub async fn drill(args: DrillArgs) -> Result<u8, Problem> {
     };
     let desk = faults(&args.fault)?;
     let name = format!("drill-{}", Timestamp::now().strftime("%Y%m%d-%H%M%S"));
-    let folder = RunFolder::of(&runs::folder_of_runs(args.runs.runs_dir.as_deref())?, &name)?;
+    let folder = RunFolder::new(&runs::folder(args.runs.runs_dir.as_deref()), &name)?;
     let paint = Paint::stdout();
     say(&paint.bold(&format!("Regional failover drill {name}: us-east-1 to us-west-2, on this machine")));
     say("");
@@ -75,13 +76,13 @@ pub async fn drill(args: DrillArgs) -> Result<u8, Problem> {
     if args.graceful {
         say(&paint.bold("  a person asks for a graceful move"));
         std::fs::write(&event, graceful(Timestamp::now()))
-            .map_err(|error| Problem::new(format!("the event cannot be written: {error}")))?;
+            .map_err(|error| Problem::failed(format!("the event cannot be written: {error}")))?;
     } else {
         say(&paint.bold("  us-east-1 is lost: its PostgreSQL is killed, its services go dark"));
         platform.lab.lose_primary_region();
         let ended = tokio::time::timeout(PATIENCE, watch.wait()).await;
         if !event.is_file() {
-            return Err(Problem::new(format!(
+            return Err(Problem::failed(format!(
                 "the detection did not alarm ({ended:?}); run `drctl watch` by hand to see why"
             )));
         }
@@ -90,7 +91,7 @@ pub async fn drill(args: DrillArgs) -> Result<u8, Problem> {
     say("");
 
     let mut run = child(&platform, &["run", "regional-failover", "--name", &name]);
-    run.arg("--event").arg(&event).arg("--runs-dir").arg(folder.parent());
+    run.arg("--event").arg(&event).arg("--runs-dir").arg(runs_of(&folder));
     if args.json {
         run.stdout(Stdio::null());
     }
@@ -102,7 +103,7 @@ pub async fn drill(args: DrillArgs) -> Result<u8, Problem> {
     };
     let _ = watch.kill().await;
     if interrupted {
-        return Err(Problem::new("the drill was interrupted; the lab is gone with it"));
+        return Err(Problem::failed("the drill was interrupted; the lab is gone with it"));
     }
     finish(&args, &platform, &mut load, began, &folder, desk.as_ref()).await
 }
@@ -133,11 +134,11 @@ async fn start(args: &DrillArgs, desk: Option<Desk>) -> Result<Platform, Problem
 }
 
 fn of_lab(error: lab::Error) -> Problem {
-    Problem::new(format!("{}; {}", recovery::fault::chain(&error), error.remedy()))
+    Problem::failed(format!("{}; {}", recovery::fault::chain(&error), error.remedy()))
 }
 
 fn unstarted(error: std::io::Error) -> Problem {
-    Problem::new(format!("this program cannot be started again: {error}"))
+    Problem::failed(format!("this program cannot be started again: {error}"))
 }
 
 /// This program again, in the platform's environment.
@@ -159,7 +160,7 @@ async fn wait_for_writes(platform: &Platform, load: &Load) -> Result<(), Problem
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    Err(Problem::new("the platform took no writes or no heartbeat was kept; run `drctl watch` by hand to see why"))
+    Err(Problem::failed("the platform took no writes or no heartbeat was kept; run `drctl watch` by hand to see why"))
 }
 
 fn graceful(now: Timestamp) -> String {
@@ -179,8 +180,8 @@ async fn finish(
     folder: &RunFolder,
     desk: Option<&Desk>,
 ) -> Result<u8, Problem> {
-    let (Some(card), Some(record)) = (folder.state(), folder.record()) else {
-        return Err(Problem::new(format!("the run left no record in {}", folder.parent().display())));
+    let (Ok(card), Ok(record)) = (folder.card(), folder.record()) else {
+        return Err(Problem::failed(format!("the run left no record in {}", runs_of(folder).display())));
     };
     let moved = record.promotion.is_some();
     if moved {
@@ -209,7 +210,7 @@ async fn finish(
         faults: desk.map(fired).unwrap_or_default(),
         stand_ins: stand_ins(platform),
     };
-    let report: RecoveryReport = folder.read("report.json").ok_or_else(|| Problem::new("the run left no report"))?;
+    let report: RecoveryReport = folder.read("report.json")?;
     let report = report.with_drill(&plan, drill);
     write_report(folder, &card, &record, &report)?;
     let place = kept(args.out.as_deref(), folder)?;
@@ -218,17 +219,21 @@ async fn finish(
     } else {
         tell(load, &report, platform, &place);
     }
-    Ok(if record.outcome() == RunOutcome::Recovered { DONE } else { FOUND })
+    Ok(if record.outcome() == RunOutcome::Recovered { exit::DONE } else { exit::FOUND })
+}
+
+fn runs_of(folder: &RunFolder) -> &Path {
+    folder.path().parent().unwrap_or(folder.path())
 }
 
 fn kept(out: Option<&Path>, folder: &RunFolder) -> Result<PathBuf, Problem> {
-    let Some(out) = out else { return Ok(folder.file("report.html")) };
+    let Some(out) = out else { return Ok(folder.path().join("report.html")) };
     let unwritable = |error: std::io::Error| {
-        Problem::new(format!("{}: cannot be written ({error}); name another folder with --out", out.display()))
+        Problem::failed(format!("{}: cannot be written ({error}); name another folder with --out", out.display()))
     };
     std::fs::create_dir_all(out).map_err(unwritable)?;
     for form in ["report.json", "report.md", "report.html"] {
-        std::fs::copy(folder.file(form), out.join(form)).map_err(unwritable)?;
+        std::fs::copy(folder.path().join(form), out.join(form)).map_err(unwritable)?;
     }
     Ok(out.join("report.html"))
 }
@@ -291,7 +296,7 @@ fn faults(scripts: &[String]) -> Result<Option<Desk>, Problem> {
     let desk = Desk::new();
     for text in scripts {
         let unknown = || {
-            Problem::new(format!(
+            Problem::input(format!(
                 "--fault `{text}` is not understood; write SCRIPT:SERVICE:OPERATION[:NTH], where SCRIPT is reject, lose-answer, hold or slow, for example lose-answer:postgres:pg_promote"
             ))
         };

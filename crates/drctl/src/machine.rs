@@ -11,7 +11,7 @@ use crate::{
     mermaid,
     paint::{Paint, Table},
     plan::pretty,
-    problem::{DONE, FOUND, Problem},
+    problem::{Problem, exit},
 };
 
 /// Lists the machines.
@@ -33,14 +33,14 @@ pub fn list(json: bool) -> Result<u8, Problem> {
             .map(|(d, states, comment)| json!({"machine": d.name, "origin": d.origin, "states": states, "comment": comment}))
             .collect();
         println!("{}", pretty(&rows)?);
-        return Ok(DONE);
+        return Ok(exit::DONE);
     }
     let (paint, mut table) = (Paint::stdout(), Table::default());
     for (definition, states, comment) in rows {
         table.row([definition.name, format!("{states} states"), comment]);
     }
     print!("{}", table.lines(|_, column, cell| if column == 0 { paint.bold(cell) } else { cell.to_owned() }));
-    Ok(DONE)
+    Ok(exit::DONE)
 }
 
 /// Prints a machine state by state.
@@ -55,13 +55,13 @@ pub fn show(name: &str, json: bool) -> Result<u8, Problem> {
     } else {
         print!("{}", words(&definition, &machine, Paint::stdout()));
     }
-    Ok(DONE)
+    Ok(exit::DONE)
 }
 
 /// Draws a machine.
 pub fn draw(name: &str) -> Result<u8, Problem> {
     print!("{}", mermaid::draw(&machines::find(name)?.parse()?.graph()));
-    Ok(DONE)
+    Ok(exit::DONE)
 }
 
 fn words(definition: &Definition, machine: &Machine, paint: Paint) -> String {
@@ -120,7 +120,7 @@ fn kind(state: &StateNode) -> String {
 pub fn check(asked: &[String], json: bool) -> Result<u8, Problem> {
     let all = if asked.is_empty() { machines::names() } else { asked.to_vec() };
     if all.is_empty() {
-        return Err(Problem::new("there is no machine here; run this where statemachines/ is"));
+        return Err(Problem::input("there is no machine here; run this where statemachines/ is"));
     }
     let mut found = Vec::new();
     for name in &all {
@@ -147,5 +147,5 @@ pub fn check(asked: &[String], json: bool) -> Result<u8, Problem> {
             }
         }
     }
-    Ok(if errors == 0 { DONE } else { FOUND })
+    Ok(if errors == 0 { exit::DONE } else { exit::FOUND })
 }

@@ -9,7 +9,9 @@ use std::{
 
 use asl::Machine;
 
-use crate::problem::{Problem, did_you_mean};
+use recovery::spelling::nearest;
+
+use crate::problem::Problem;
 
 /// Where machines are looked for first.
 const FOLDER: &str = "statemachines";
@@ -61,14 +63,14 @@ pub fn find(name: &str) -> Result<Definition, Problem> {
     let is_a_name = !name.contains('/') && !name.contains('\\');
     if (file.is_some() || is_a_name) && path.is_file() {
         let text = std::fs::read_to_string(&path).map_err(|error| {
-            Problem::new(format!("{}: cannot be read ({error}); name another file", path.display()))
+            Problem::input(format!("{}: cannot be read ({error}); name another file", path.display()))
         })?;
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or(name);
         let name = name.strip_suffix(".asl.json").or_else(|| name.strip_suffix(".json")).unwrap_or(name);
         return Ok(Definition { name: name.to_owned(), origin: path.display().to_string(), text });
     }
     if let Some(file) = file {
-        return Err(Problem::new(format!(
+        return Err(Problem::input(format!(
             "{}: there is no such file; name a definition, or a machine from `drctl machine list`",
             file.display()
         )));
@@ -81,11 +83,16 @@ pub fn find(name: &str) -> Result<Definition, Problem> {
         });
     }
     let known = names();
-    let hint = match did_you_mean(name, known.iter().map(String::as_str)) {
+    let hint = match nearest(name, known.iter().map(String::as_str)) {
         Some(meant) => format!("did you mean `{meant}`?"),
         None => format!("there is `{}`", known.join("`, `")),
     };
-    Err(Problem::new(format!("there is no machine `{name}`; {hint}")))
+    Err(Problem::input(format!("there is no machine `{name}`; {hint}")))
+}
+
+/// The definition of a machine, with its substitutions.
+pub fn definition(name: &str) -> Result<String, Problem> {
+    Ok(find(name)?.text)
 }
 
 impl Definition {
@@ -108,13 +115,13 @@ impl Definition {
 
     fn first_of(&self, problems: &[asl::Problem]) -> Problem {
         let Some(first) = problems.first() else {
-            return Problem::new(format!("{}: the machine cannot be used", self.origin));
+            return Problem::input(format!("{}: the machine cannot be used", self.origin));
         };
         let more = match problems.len() {
             0 | 1 => String::new(),
             n => format!("; {} more with `drctl machine check {}`", n - 1, self.name),
         };
-        Problem::new(format!("{}:{}:{}: {}{more}", self.origin, first.line, first.column, first.message))
+        Problem::input(format!("{}:{}:{}: {}{more}", self.origin, first.line, first.column, first.message))
     }
 }
 

@@ -21,27 +21,28 @@ mod progress;
 mod replay;
 mod report;
 mod run;
+mod run_folder;
 mod runs;
 mod status;
 mod watch;
 
 use cli::{AslCommand, Cli, Command, MachineCommand, PlanCommand};
-use problem::{Problem, UNUSABLE};
+use problem::{Problem, exit};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
     match act(cli.command) {
-        Ok(code) => ExitCode::from(code),
+        Ok(code) => code,
         Err(problem) => {
             let paint = paint::Paint::stderr();
             eprintln!("{} {problem}", paint.bad("drctl:"));
-            ExitCode::from(UNUSABLE)
+            problem.exit_code()
         }
     }
 }
 
-fn act(command: Command) -> Result<u8, Problem> {
-    match command {
+fn act(command: Command) -> Result<ExitCode, Problem> {
+    let done = match command {
         Command::Plan(args) => match args.command {
             None => plan::show(&args.plan.plan, args.json),
             Some(PlanCommand::Check { plan, json }) => plan::check(&plan.plan, json),
@@ -55,7 +56,7 @@ fn act(command: Command) -> Result<u8, Problem> {
         Command::Asl(args) => match args.command {
             AslCommand::Replay { folders, json } => replay::replay(&folders, json),
         },
-        Command::Run(args) => waiting(run::run(args)),
+        Command::Run(args) => return waiting(run::run(args)),
         Command::Watch(args) => waiting(watch::watch(args)),
         Command::Drill(args) => waiting(drill::drill(args)),
         Command::Approve(args) => waiting(approval::approve(args)),
@@ -64,16 +65,17 @@ fn act(command: Command) -> Result<u8, Problem> {
         Command::Report(args) => waiting(report::show(args)),
         Command::Completion { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "drctl", &mut std::io::stdout());
-            Ok(problem::DONE)
+            Ok(exit::DONE)
         }
-    }
+    };
+    done.map(ExitCode::from)
 }
 
 /// Runs what talks to the world.
-fn waiting(work: impl Future<Output = Result<u8, Problem>>) -> Result<u8, Problem> {
+fn waiting<T>(work: impl Future<Output = Result<T, Problem>>) -> Result<T, Problem> {
     tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
-        .map_err(|error| Problem::new(format!("this process cannot have threads: {error}; raise its limits")))?
+        .map_err(|error| Problem::input(format!("this process cannot have threads: {error}; raise its limits")))?
         .block_on(work)
 }

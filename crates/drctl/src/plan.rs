@@ -12,7 +12,7 @@ use serde_json::json;
 use crate::{
     machines,
     paint::{Paint, Table},
-    problem::{DONE, FOUND, Problem},
+    problem::{Problem, exit},
 };
 
 /// Prints the plan.
@@ -23,14 +23,14 @@ pub fn show(file: &Path, json: bool) -> Result<u8, Problem> {
     } else {
         print!("{}", words(&plan, file, Paint::stdout()));
     }
-    Ok(DONE)
+    Ok(exit::DONE)
 }
 
 /// Checks the plan against itself.
 pub fn check(file: &Path, json: bool) -> Result<u8, Problem> {
     let plan = Plan::read(file)?;
     let text = std::fs::read_to_string(file)
-        .map_err(|error| Problem::new(format!("{}: cannot be read ({error}); check again", file.display())))?;
+        .map_err(|error| Problem::input(format!("{}: cannot be read ({error}); check again", file.display())))?;
     let known = machines::names_beside(file);
     let findings = contradictions::check(&file.display().to_string(), &text, &plan, Some(&known))?;
     if json {
@@ -38,12 +38,12 @@ pub fn check(file: &Path, json: bool) -> Result<u8, Problem> {
     } else {
         print!("{}", findings_in_words(&findings, file, Paint::stdout()));
     }
-    Ok(if findings.open.is_empty() { DONE } else { FOUND })
+    Ok(if findings.open.is_empty() { exit::DONE } else { exit::FOUND })
 }
 
 pub(crate) fn pretty(value: &impl serde::Serialize) -> Result<String, Problem> {
     serde_json::to_string_pretty(value)
-        .map_err(|error| Problem::new(format!("this cannot be written as JSON: {error}; report this as a defect")))
+        .map_err(|error| Problem::input(format!("this cannot be written as JSON: {error}; report this as a defect")))
 }
 
 fn findings_in_words(findings: &Findings, file: &Path, paint: Paint) -> String {

@@ -8,13 +8,13 @@ use serde_json::json;
 use crate::{
     paint::Paint,
     plan::pretty,
-    problem::{DONE, FOUND, Problem},
+    problem::{Problem, exit},
 };
 
 /// Replays the cases in and below the folders.
 pub fn replay(folders: &[PathBuf], json: bool) -> Result<u8, Problem> {
     let reports = replay_all(folders)
-        .map_err(|error| Problem::new(format!("{}; {}", recovery::fault::chain(&error), error.remedy())))?;
+        .map_err(|error| Problem::input(format!("{}; {}", recovery::fault::chain(&error), error.remedy())))?;
     let summary = Summary::of(&reports);
     if json {
         println!("{}", pretty(&json!({"summary": summary, "cases": reports}))?);
@@ -26,5 +26,5 @@ pub fn replay(folders: &[PathBuf], json: bool) -> Result<u8, Problem> {
         }
         println!("{summary}");
     }
-    Ok(if reports.iter().all(asl::replay::CaseReport::agrees) { DONE } else { FOUND })
+    Ok(if reports.iter().all(asl::replay::CaseReport::agrees) { exit::DONE } else { exit::FOUND })
 }

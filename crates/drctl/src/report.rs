@@ -7,7 +7,7 @@ use recovery_aws::Aws;
 
 use crate::{
     cli::{ReportArgs, ReportFormat},
-    problem::{DONE, Problem},
+    problem::{Problem, exit},
     runs,
 };
 
@@ -16,9 +16,10 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Prints or opens a report.
 pub async fn show(args: ReportArgs) -> Result<u8, Problem> {
-    let folder = runs::folder_of_runs(args.runs.runs_dir.as_deref())?;
+    let folder = runs::folder(args.runs.runs_dir.as_deref());
     let local = runs::find(&folder, &args.run)?;
-    let here = |form: &str| local.as_ref().map(|run| run.file(&format!("report.{form}"))).filter(|path| path.is_file());
+    let here =
+        |form: &str| local.as_ref().map(|run| run.path().join(format!("report.{form}"))).filter(|path| path.is_file());
     let form = match args.format {
         ReportFormat::Md => "md",
         ReportFormat::Json => "json",
@@ -33,16 +34,16 @@ pub async fn show(args: ReportArgs) -> Result<u8, Problem> {
         if args.open {
             open(&page)?;
         }
-        return Ok(DONE);
+        return Ok(exit::DONE);
     }
     let text = match here(form) {
         Some(path) => std::fs::read_to_string(&path).map_err(|error| {
-            Problem::new(format!("{}: cannot be read ({error}); run the machine again", path.display()))
+            Problem::input(format!("{}: cannot be read ({error}); run the machine again", path.display()))
         })?,
         None => String::from_utf8_lossy(&from_bucket(&args, &folder, form).await?).into_owned(),
     };
     println!("{}", text.trim_end());
-    Ok(DONE)
+    Ok(exit::DONE)
 }
 
 /// Brings the page from the bucket to this machine.
@@ -50,7 +51,7 @@ async fn fetched(args: &ReportArgs, folder: &std::path::Path) -> Result<PathBuf,
     let body = from_bucket(args, folder, "html").await?;
     let path = std::env::temp_dir().join(format!("drctl-report-{}.html", args.run));
     std::fs::write(&path, body)
-        .map_err(|error| Problem::new(format!("{}: cannot be written ({error}); set TMPDIR", path.display())))?;
+        .map_err(|error| Problem::input(format!("{}: cannot be written ({error}); set TMPDIR", path.display())))?;
     Ok(path)
 }
 
@@ -86,7 +87,7 @@ fn open(page: &std::path::Path) -> Result<(), Problem> {
         .spawn()
         .map(|_| ())
         .map_err(|error| {
-            Problem::new(format!(
+            Problem::input(format!(
                 "`{opener}` cannot be started ({error}); open {} in a browser yourself",
                 page.display()
             ))

@@ -2,7 +2,8 @@
 
 use std::{
     collections::BTreeMap,
-    path::Path,
+    path::{Path, PathBuf},
+    process::ExitCode,
     sync::{
         Arc,
         atomic::{AtomicI64, Ordering},
@@ -27,51 +28,74 @@ use recovery_suite::{Linked, Suite};
 use serde_json::Value;
 
 use crate::{
-    cli::RunArgs,
     machines,
-    problem::{DONE, Problem},
+    problem::{Problem, exit},
     progress::Progress,
-    runs::{self, ApprovalRequest, Hold, RunFile, RunFolder},
+    run_folder::{ApprovalRequest, Hold, RunCard, RunFolder, RunStatus, default_runs},
 };
 
 /// How often a run looks whether somebody has answered it. A person does not notice; a laptop does not either.
 const ANSWER_POLL: Duration = Duration::from_millis(200);
 
+/// What to run.
+#[derive(Clone, Debug, clap::Args)]
+pub struct RunArgs {
+    /// Machine in `statemachines/`, for example `regional-failover`
+    pub machine: String,
+    /// Event that starts it, for example events/regional-failover/primary-region-alarm.json
+    #[arg(long, value_name = "FILE")]
+    pub event: PathBuf,
+    /// Name of the run; the same name continues what an earlier attempt began [default: from the event's id]
+    #[arg(long, value_name = "RUN")]
+    pub name: Option<String>,
+    /// The platform
+    #[arg(long, value_name = "FILE", env = "RECOVERY_PLAN", default_value = "plans/sparc.toml")]
+    pub plan: PathBuf,
+    /// Where runs are kept [default: ~/.local/state/drctl/runs]
+    #[arg(long, value_name = "DIR")]
+    pub runs_dir: Option<PathBuf>,
+    /// Print the record of the run as JSON instead of progress
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// Runs a machine to its end.
 ///
 /// # Errors
 /// Something that was given cannot be used (nothing has changed), or the run's folder failed on the way.
-pub async fn run(args: RunArgs) -> Result<u8, Problem> {
+pub async fn run(args: RunArgs) -> Result<ExitCode, Problem> {
     let plan_settings =
-        recovery_lambda::Settings::read(&args.plan.plan).map_err(|failure| Problem::new(failure.message))?;
+        recovery_lambda::Settings::read(&args.plan).map_err(|failure| Problem::input(failure.message))?;
     let event = read_event(&args.event)?;
-    let definition = machines::find(&args.machine)?;
-    let name = args.name.clone().unwrap_or_else(|| name_from(&definition.name, &event));
-    let folder = RunFolder::of(&runs::folder_of_runs(args.runs.runs_dir.as_deref())?, &name)?;
+    let text = machines::definition(&args.machine)?;
+    let name = args.name.clone().unwrap_or_else(|| name_from(&args.machine, &event));
+    let folder = RunFolder::new(&args.runs_dir.clone().unwrap_or_else(default_runs), &name)?;
     let plan = Arc::clone(&plan_settings.plan);
     // An event that starts nothing is the caller's mistake, and is told before anything is begun.
     recovery::incident::Incident::from_event(&event, &plan)
-        .map_err(|error| Problem::new(format!("{}: {}", args.event.display(), recovery::fault::chain(&error))))?;
-    let suite = Suite::open(plan_settings).await.map_err(|failure| Problem::new(failure.message))?;
-    let machine = Arc::new(definition.parse()?);
+        .map_err(|error| Problem::input(format!("{}: {}", args.event.display(), recovery::fault::chain(&error))))?;
+    let suite = Suite::open(plan_settings).await.map_err(|failure| Problem::input(failure.message))?;
+    let filled = asl::substitution::fill(&text, &suite.substitutions())
+        .map_err(|problems| not_a_machine(&args.machine, &problems))?;
+    let machine = Arc::new(Machine::parse(&filled).map_err(|problems| not_a_machine(&args.machine, &problems))?);
 
     let hold = folder.hold()?;
-    let card = RunFile {
+    let card = RunCard {
         run: name.clone(),
-        machine: definition.name.clone(),
-        plan: args.plan.plan.display().to_string(),
-        event: args.event.display().to_string(),
-        status: RUNNING.to_owned(),
+        machine: args.machine.clone(),
+        plan: args.plan.clone(),
+        event: args.event.clone(),
+        status: RunStatus::Running,
         started_at: Timestamp::now(),
         ended_at: None,
-        pid: i32::try_from(std::process::id()).ok(),
+        pid: std::process::id(),
         state: None,
     };
-    folder.write("run.json", &card)?;
+    folder.write_json("run.json", &card).map_err(|error| unwritable(&folder, &error))?;
     suite.warm().await;
 
     let region = plan.regions.tertiary.code();
-    let mut settings = Settings::new(region, "000000000000", &definition.name, &name);
+    let mut settings = Settings::new(region, "000000000000", &args.machine, &name);
     settings.seed = seed(&name);
     let execution = Execution::start(Arc::clone(&machine), event.clone(), settings);
     let in_flight = Arc::new(AtomicI64::new(0));
@@ -89,13 +113,18 @@ pub async fn run(args: RunArgs) -> Result<u8, Problem> {
     let ended = execution.run(&handler, &SystemClock, &mut recorder).await;
     control.abort();
     recorder.progress.end();
-    folder.forget("approval-request.json");
+    folder.withdraw_approval_request();
     let ended =
-        ended.map_err(|error| Problem::new(format!("{}; {}", recovery::fault::chain(&error), error.remedy())))?;
+        ended.map_err(|error| Problem::failed(format!("{}; {}", recovery::fault::chain(&error), error.remedy())))?;
 
-    let status = ended.status;
+    let status = match ended.status {
+        ExecutionStatus::Succeeded => RunStatus::Succeeded,
+        ExecutionStatus::TimedOut => RunStatus::TimedOut,
+        ExecutionStatus::Aborted => RunStatus::Aborted,
+        _ => RunStatus::Failed,
+    };
     let record = recorder.record(&name, &event, status);
-    recorder.card.status = word(status).to_owned();
+    recorder.card.status = status;
     recorder.card.ended_at = Some(Timestamp::now());
     let report = RecoveryReport::of(&plan, &record, &recorder.spans.done, Timestamp::now());
     write_report(&folder, &recorder.card, &record, &report)?;
@@ -104,42 +133,49 @@ pub async fn run(args: RunArgs) -> Result<u8, Problem> {
     } else {
         tell_the_end(&plan, &record, status, &report, &folder);
     }
-    Ok(exit_code(&record, status))
+    Ok(ExitCode::from(exit_code(&record, status)))
 }
 
 /// Keeps a report in the run's folder in all its forms.
 ///
 /// # Errors
 /// The folder cannot be written, or a template does not fit.
-pub fn write_report(folder: &RunFolder, card: &RunFile, record: &Run, report: &RecoveryReport) -> Result<(), Problem> {
-    let unrendered = |error| Problem::new(format!("the report cannot be rendered: {error}; report this as a defect"));
+pub fn write_report(folder: &RunFolder, card: &RunCard, record: &Run, report: &RecoveryReport) -> Result<(), Problem> {
+    let unrendered = |error| Problem::failed(format!("the report cannot be rendered: {error}"));
     let (markdown, html) = (to_markdown(report).map_err(unrendered)?, to_html(report).map_err(unrendered)?);
-    folder.write("run.json", card)?;
-    folder.write("record.json", record)?;
-    folder.write("report.json", report)?;
-    folder.write_text("report.md", markdown.as_bytes())?;
-    folder.write_text("report.html", html.as_bytes())
+    folder
+        .write_json("run.json", card)
+        .and_then(|()| folder.write_json("record.json", record))
+        .and_then(|()| folder.write_json("report.json", report))
+        .and_then(|()| folder.write("report.md", markdown.as_bytes()))
+        .and_then(|()| folder.write("report.html", html.as_bytes()))
+        .map_err(|error| unwritable(folder, &error))
 }
 
-/// A status as `run.json` has it.
-const RUNNING: &str = "running";
-
-fn word(status: ExecutionStatus) -> &'static str {
-    match status {
-        ExecutionStatus::Succeeded => "succeeded",
-        ExecutionStatus::TimedOut => "timed-out",
-        ExecutionStatus::Aborted => "aborted",
-        ExecutionStatus::Failed => "failed",
-    }
+fn unwritable(folder: &RunFolder, error: &std::io::Error) -> Problem {
+    Problem::failed(format!(
+        "`{}` cannot be written: {error}; name another folder with --runs-dir",
+        folder.path().display()
+    ))
 }
 
 fn read_event(path: &Path) -> Result<Value, Problem> {
     let text = std::fs::read_to_string(path).map_err(|error| {
-        Problem::new(format!("the event `{}` cannot be read: {error}; see events/regional-failover/", path.display()))
+        Problem::input(format!("the event `{}` cannot be read: {error}; see events/regional-failover/", path.display()))
     })?;
     serde_json::from_str(&text).map_err(|error| {
-        Problem::new(format!("{}:{}:{}: not JSON: {error}", path.display(), error.line(), error.column()))
+        Problem::input(format!("{}:{}:{}: not JSON: {error}", path.display(), error.line(), error.column()))
     })
+}
+
+fn not_a_machine(name: &str, problems: &[asl::Problem]) -> Problem {
+    let first = problems.first().map(ToString::to_string).unwrap_or_default();
+    let more = if problems.len() > 1 {
+        format!(" (and {} more; see `drctl machine check`)", problems.len() - 1)
+    } else {
+        String::new()
+    };
+    Problem::input(format!("statemachines/{name}.asl.json:{first}{more}"))
 }
 
 /// One name per incident, so that a repeated event finds the run that it has started.
@@ -189,7 +225,7 @@ async fn control(handle: Handle, folder: RunFolder, in_flight: Arc<AtomicI64>, s
 }
 
 async fn answer(handle: &Handle, folder: &RunFolder) {
-    let Some(answer) = folder.answer() else { return };
+    let Some(answer) = folder.approval_answer() else { return };
     let token = answer.task_token;
     // A token that is not known any more was answered or has run out; either way the answer is used up.
     let _ = if answer.approve {
@@ -202,15 +238,15 @@ async fn answer(handle: &Handle, folder: &RunFolder) {
         let cause = serde_json::json!({ "errorType": Fault::Refused.error_type(), "errorMessage": why }).to_string();
         handle.send_task_failure(&token, Some(Fault::Refused.error_type().to_owned()), Some(cause)).await
     };
-    folder.forget("approval.json");
-    folder.forget("approval-request.json");
+    let _ = std::fs::remove_file(folder.path().join("approval.json"));
+    folder.withdraw_approval_request();
 }
 
 /// Keeps what happens before anything follows from it.
 struct Recorder {
     folder: RunFolder,
     hold: Hold,
-    card: RunFile,
+    card: RunCard,
     progress: Progress,
     spans: Spans,
     record: Option<Value>,
@@ -240,26 +276,26 @@ impl Observer for Recorder {
                 _ => {}
             }
             if let Some(run) = assigned_run(event) {
-                self.folder.write("record.json", &run)?;
+                self.folder.write_json("record.json", &run)?;
                 self.record = Some(run);
             }
             if event.event_type.as_str().ends_with("StateEntered") {
                 self.card.state = event.state.as_deref().map(str::to_owned);
             }
         }
-        self.folder.write("run.json", &self.card)?;
+        self.folder.write_json("run.json", &self.card)?;
         Ok(())
     }
 }
 
 impl Recorder {
     /// A task was handed out with a token and now waits: that is a person's turn.
-    fn ask_a_person(&mut self, event: &HistoryEvent) -> Result<(), Problem> {
+    fn ask_a_person(&mut self, event: &HistoryEvent) -> std::io::Result<()> {
         self.in_flight.fetch_sub(1, Ordering::SeqCst);
         let Some(state) = event.state.as_deref() else { return Ok(()) };
         let Some(token) = self.spans.tokens.get(state) else { return Ok(()) };
         let request = ApprovalRequest { task_token: token.clone(), state: state.to_owned(), asked_at: event.timestamp };
-        self.folder.write("approval-request.json", &request)?;
+        self.folder.write_json("approval-request.json", &request)?;
         self.progress.say(&format!(
             "            waiting for a person: drctl approve {run} --by NAME --because WHY   (or: drctl reject {run} …)",
             run = self.card.run
@@ -268,12 +304,12 @@ impl Recorder {
     }
 
     /// The record at the end. A run that did not reach its report has its failure written here.
-    fn record(&self, name: &str, event: &Value, status: ExecutionStatus) -> Run {
+    fn record(&self, name: &str, event: &Value, status: RunStatus) -> Run {
         let kept = self.record.clone().and_then(|value| serde_json::from_value::<Run>(value).ok());
         let mut record = kept.unwrap_or_else(|| Run::opened(name, self.card.started_at, event.clone()));
-        if record.failure.is_none() && matches!(status, ExecutionStatus::TimedOut | ExecutionStatus::Aborted) {
+        if record.failure.is_none() && matches!(status, RunStatus::TimedOut | RunStatus::Aborted) {
             let (error, cause) = match status {
-                ExecutionStatus::TimedOut => ("States.Timeout", "the machine's own deadline passed"),
+                RunStatus::TimedOut => ("States.Timeout", "the machine's own deadline passed"),
                 _ => ("Recovery.Interrupted", "a person interrupted the run"),
             };
             let state = self.card.state.clone().unwrap_or_default();
@@ -358,32 +394,26 @@ impl Spans {
     }
 }
 
-/// Exit codes of `drctl run` beside 0 and 2, as its help lists them.
-const REFUSED: u8 = 3;
-const STOPPED: u8 = 4;
-const INCOMPLETE: u8 = 5;
-const INTERRUPTED: u8 = 130;
-
-fn exit_code(record: &Run, status: ExecutionStatus) -> u8 {
+fn exit_code(record: &Run, status: RunStatus) -> u8 {
     match (record.outcome(), status) {
-        (_, ExecutionStatus::Aborted) => INTERRUPTED,
-        (RunOutcome::Recovered, _) => DONE,
-        (RunOutcome::Refused, _) => REFUSED,
-        (RunOutcome::Failed, _) => STOPPED,
-        (RunOutcome::Incomplete, _) => INCOMPLETE,
+        (_, RunStatus::Aborted) => exit::INTERRUPTED,
+        (RunOutcome::Recovered, _) => exit::DONE,
+        (RunOutcome::Refused, _) => exit::REFUSED,
+        (RunOutcome::Failed, _) => exit::STOPPED,
+        (RunOutcome::Incomplete, _) => exit::INCOMPLETE,
     }
 }
 
-fn tell_the_end(plan: &Plan, record: &Run, status: ExecutionStatus, report: &RecoveryReport, folder: &RunFolder) {
+fn tell_the_end(plan: &Plan, record: &Run, status: RunStatus, report: &RecoveryReport, folder: &RunFolder) {
     println!();
-    if status == ExecutionStatus::Aborted {
+    if status == RunStatus::Aborted {
         println!("interrupted. {}", state_of_the_world(plan, record));
     }
     println!("{}", report.sentence);
     if let Some(failure) = &record.failure {
         println!("{}: {}", failure.state, failure.message());
     }
-    println!("report: {}", folder.file("report.html").display());
+    println!("report: {}", folder.path().join("report.html").display());
 }
 
 /// Where an interrupted run leaves the platform, and how to go on.

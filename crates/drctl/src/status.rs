@@ -19,8 +19,9 @@ use crate::{
     cli::StatusArgs,
     paint::{Paint, Table},
     plan::pretty,
-    problem::{DONE, Problem},
-    runs::{self, RunFile, RunFolder},
+    problem::{Problem, exit},
+    run_folder::{RunCard, RunFolder, RunStatus},
+    runs,
 };
 
 /// Longest wait for the evidence bucket.
@@ -28,7 +29,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Says where runs stand.
 pub async fn status(args: StatusArgs) -> Result<u8, Problem> {
-    let folder = runs::folder_of_runs(args.runs.runs_dir.as_deref())?;
+    let folder = runs::folder(args.runs.runs_dir.as_deref());
     let Some(name) = &args.run else { return list(&folder, args.json) };
     let now = Timestamp::now();
     let local = runs::find(&folder, name)?;
@@ -47,11 +48,11 @@ pub async fn status(args: StatusArgs) -> Result<u8, Problem> {
     if args.json {
         let view = local.as_ref().map(|run| {
             json!({
-                "state": run.state(),
-                "alive": run.is_alive(),
-                "record": run.record(),
-                "waits_for_approval": run.question(),
-                "written_at": run.written_at("run.json"),
+                "card": run.card().ok(),
+                "worked_on": runs::is_worked_on(run),
+                "record": run.record().ok(),
+                "waits_for_approval": run.approval_request().ok(),
+                "written_at": runs::written_at(run, "run.json"),
             })
         });
         let fence = match &fence {
@@ -60,7 +61,7 @@ pub async fn status(args: StatusArgs) -> Result<u8, Problem> {
             Some(Err(why)) => json!({"unknown": why}),
         };
         println!("{}", pretty(&json!({"run": name, "this_machine": view, "fence": fence}))?);
-        return Ok(DONE);
+        return Ok(exit::DONE);
     }
     let paint = Paint::stdout();
     if let Some(run) = &local {
@@ -72,7 +73,7 @@ pub async fn status(args: StatusArgs) -> Result<u8, Problem> {
         Some(Ok(Some(record))) => println!("\nThe fence object, read just now, says: {}.", fence_words(&record)),
         Some(Err(why)) => println!("\nThe fence object cannot be read: {why}."),
     }
-    Ok(DONE)
+    Ok(exit::DONE)
 }
 
 fn fence_words(record: &FenceRecord) -> String {
@@ -102,19 +103,20 @@ fn list(folder: &std::path::Path, json: bool) -> Result<u8, Problem> {
     if json {
         let states: Vec<_> = all
             .iter()
-            .filter_map(|run| Some(json!({"state": run.state()?, "alive": run.is_alive(), "waits_for_approval": run.question().is_some()})))
+            .map(|(card, run)| {
+                json!({"card": card, "worked_on": runs::is_worked_on(run), "waits_for_approval": run.approval_request().is_ok()})
+            })
             .collect();
         println!("{}", pretty(&states)?);
-        return Ok(DONE);
+        return Ok(exit::DONE);
     }
     if all.is_empty() {
         println!("no run has been started from this machine ({})", folder.display());
-        return Ok(DONE);
+        return Ok(exit::DONE);
     }
     let (paint, mut table, now) = (Paint::stdout(), Table::default(), Timestamp::now());
-    for run in &all {
-        let Some(state) = run.state() else { continue };
-        table.row([state.run.clone(), standing(run, &state), state.machine.clone(), age(state.started_at, now)]);
+    for (card, run) in &all {
+        table.row([card.run.clone(), standing(run, card), card.machine.clone(), age(card.started_at, now)]);
     }
     print!(
         "{}",
@@ -124,7 +126,7 @@ fn list(folder: &std::path::Path, json: bool) -> Result<u8, Problem> {
             _ => cell.to_owned(),
         })
     );
-    Ok(DONE)
+    Ok(exit::DONE)
 }
 
 fn age(at: Timestamp, now: Timestamp) -> String {
@@ -133,27 +135,30 @@ fn age(at: Timestamp, now: Timestamp) -> String {
     format!("{} ago", human_seconds(rounded.max(0.0)))
 }
 
-/// A run whose runner is gone is not running, whatever its file says.
-fn standing(run: &RunFolder, state: &RunFile) -> String {
-    match (state.status.as_str(), run.is_alive(), run.question().is_some()) {
-        ("running", true, true) => "waits for an approval".to_owned(),
-        ("running", true, false) => "running".to_owned(),
-        ("running", false, _) => "stopped without an end".to_owned(),
-        (other, _, _) => other.to_owned(),
+/// A run whose runner is gone is not running, whatever its card says.
+fn standing(run: &RunFolder, card: &RunCard) -> String {
+    let state = card.state.as_ref().map_or_else(String::new, |state| format!(" in {state}"));
+    match (card.status, runs::is_worked_on(run), run.approval_request().is_ok()) {
+        (RunStatus::Running, true, true) => "waits for an approval".to_owned(),
+        (RunStatus::Running, true, false) => format!("running{state}"),
+        (RunStatus::Running, false, _) => format!("its runner ended{state}"),
+        (RunStatus::Succeeded, ..) => "succeeded".to_owned(),
+        (RunStatus::Failed, ..) => "did not recover".to_owned(),
+        (RunStatus::TimedOut, ..) => format!("ran out of time{state}"),
+        (RunStatus::Aborted, ..) => format!("interrupted{state}"),
     }
 }
 
 fn in_words(run: &RunFolder, now: Timestamp, paint: Paint) -> String {
-    let name = run.name();
-    let Some(state) = run.state() else {
-        return format!("{}: its run.json cannot be read; look into {}\n", name, run.file("").display());
+    let Ok(state) = run.card() else {
+        return format!("run.json cannot be read; look into {}\n", run.path().display());
     };
-    let written = run.written_at("run.json").unwrap_or(state.started_at);
-    let mut text = format!("{}  {}\n", paint.bold(&name), standing(run, &state));
+    let written = runs::written_at(run, "run.json").unwrap_or(state.started_at);
+    let mut text = format!("{}  {}\n", paint.bold(&state.run), standing(run, &state));
     let mut table = Table::default();
     table.row(["machine".to_owned(), state.machine.clone()]);
-    table.row(["event".to_owned(), state.event.clone()]);
-    table.row(["plan".to_owned(), state.plan.clone()]);
+    table.row(["event".to_owned(), state.event.display().to_string()]);
+    table.row(["plan".to_owned(), state.plan.display().to_string()]);
     table.row(["started".to_owned(), format!("{}, {}", utc(state.started_at), age(state.started_at, now))]);
     if let Some(ended) = state.ended_at {
         table.row(["ended".to_owned(), utc(ended)]);
@@ -162,12 +167,12 @@ fn in_words(run: &RunFolder, now: Timestamp, paint: Paint) -> String {
     text.push_str(&table.lines(|_, column, cell| if column == 0 { paint.dim(cell) } else { cell.to_owned() }));
     text.push('\n');
     match run.record() {
-        Some(record) => {
+        Ok(record) => {
             for line in world(&record) {
                 text.push_str(&format!("{line}\n"));
             }
         }
-        None => text.push_str("Nothing is recorded of it yet.\n"),
+        Err(_) => text.push_str("Nothing is recorded of it yet.\n"),
     }
     text.push_str(&format!("{}\n", paint.bold(&next(run, &state))));
     text
@@ -229,16 +234,21 @@ fn fence_state(outcome: recovery::run::FenceOutcome) -> &'static str {
     }
 }
 
-fn next(run: &RunFolder, state: &RunFile) -> String {
-    let again =
-        format!("drctl run {} --event {} --plan {} --name {}", state.machine, state.event, state.plan, state.run);
-    match (state.status.as_str(), run.is_alive(), run.question().is_some()) {
-        ("running", true, true) => format!(
+fn next(run: &RunFolder, card: &RunCard) -> String {
+    let again = format!(
+        "drctl run {} --event {} --plan {} --name {}",
+        card.machine,
+        card.event.display(),
+        card.plan.display(),
+        card.run
+    );
+    match (card.status, runs::is_worked_on(run), run.approval_request().is_ok()) {
+        (RunStatus::Running, true, true) => format!(
             "Next: drctl approve {0} --by NAME --because WHY, or drctl reject {0} --by NAME --because WHY",
-            state.run
+            card.run
         ),
-        ("running", true, false) => "Next: wait; the runner is at work".to_owned(),
-        ("running", false, _) | ("aborted" | "timed-out", _, _) => format!("Next: {again}"),
-        _ => format!("Next: drctl report {}", state.run),
+        (RunStatus::Running, true, false) => "Next: wait; the runner is at work".to_owned(),
+        (RunStatus::Running, false, _) | (RunStatus::Aborted | RunStatus::TimedOut, ..) => format!("Next: {again}"),
+        (RunStatus::Succeeded | RunStatus::Failed, ..) => format!("Next: drctl report {}", card.run),
     }
 }

@@ -15,14 +15,15 @@ use verify_recovery::Watch;
 
 use crate::{
     cli::WatchArgs,
-    problem::{DONE, Problem},
+    problem::{Problem, exit},
 };
 
 /// Watches until the primary is impaired.
 pub async fn watch(args: WatchArgs) -> Result<u8, Problem> {
-    let settings = recovery_lambda::Settings::read(&args.plan.plan).map_err(|failure| Problem::new(failure.message))?;
+    let settings =
+        recovery_lambda::Settings::read(&args.plan.plan).map_err(|failure| Problem::input(failure.message))?;
     let plan = Arc::clone(&settings.plan);
-    let suite = Suite::open(settings).await.map_err(|failure| Problem::new(failure.message))?;
+    let suite = Suite::open(settings).await.map_err(|failure| Problem::input(failure.message))?;
     let mut looks = tokio::time::interval(Duration::from_millis(args.every_ms));
     let mut silent: Vec<Timestamp> = Vec::new();
     loop {
@@ -47,7 +48,7 @@ pub async fn watch(args: WatchArgs) -> Result<u8, Problem> {
                 say(args.json, &json!({ "at": asked_at, "fenced": true }), || {
                     "the primary is fenced by a failover".to_owned()
                 });
-                return Ok(DONE);
+                return Ok(exit::DONE);
             }
             Ok(Watch { primary: Sighting::Unknown(why), .. }) => why,
             Err(failure) => failure.message,
@@ -61,9 +62,9 @@ pub async fn watch(args: WatchArgs) -> Result<u8, Problem> {
             let text = serde_json::to_vec_pretty(&event).unwrap_or_default();
             if let Some(path) = &args.event {
                 std::fs::write(path, text)
-                    .map_err(|error| Problem::new(format!("{}: cannot be written ({error})", path.display())))?;
+                    .map_err(|error| Problem::input(format!("{}: cannot be written ({error})", path.display())))?;
             }
-            return Ok(DONE);
+            return Ok(exit::DONE);
         }
     }
 }

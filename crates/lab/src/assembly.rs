@@ -139,7 +139,7 @@ impl Lab {
         );
         let (primary, secondary) = stages.of("the services of two regions", regions).await?;
         let hosts = hosts([&primary, &secondary]);
-        let edge = edge::Options { scale: options.edge_scale, hosts };
+        let edge = edge::Options { scale: options.edge_scale, distribution: Some(seeded.distribution.clone()), hosts };
         let edge = Edge::start(aws.clone(), &seeded.hosted_zone, edge);
         let edge = stages.of("names and health checks", edge).await?;
         let heart = options.heartbeat.map(|every| pair.beat(every)).transpose()?;

@@ -41,6 +41,8 @@ pub const PUBLIC_NAME: &str = "api.sparc.com";
 pub struct Options {
     /// Seconds of the lab for a second of Route 53.
     pub scale: f64,
+    /// The CloudFront distribution whose aliases lead to its first origin.
+    pub distribution: Option<String>,
     /// Host names and the port on 127.0.0.1 where they live.
     pub hosts: HashMap<String, u16>,
 }
@@ -132,7 +134,8 @@ impl Edge {
         let serving = tokio::spawn(async move {
             let _ = axum::serve(listener, app).await;
         });
-        let checker = Checker { aws, zone: hosted_zone.to_owned(), scale: options.scale, forwarder };
+        let (zone, distribution) = (hosted_zone.to_owned(), options.distribution);
+        let checker = Checker { aws, zone, distribution, scale: options.scale, forwarder };
         checker.read().await?;
         let checking = tokio::spawn(async move { checker.run().await });
         let edge = Self { port, scale: options.scale, world, tasks: vec![serving, checking] };
@@ -262,15 +265,21 @@ impl World {
 struct Checker {
     aws: Arc<Aws>,
     zone: String,
+    distribution: Option<String>,
     scale: f64,
     forwarder: Forwarder,
 }
 
 impl Checker {
     async fn run(self) {
+        let mut read_at = Instant::now();
         loop {
-            // Nothing is lost when the control plane does not answer: what was read last stays.
-            let _ = self.read().await;
+            // Seldom, for the emulator's sake: on AWS a change takes up to a minute to reach the resolvers.
+            if read_at.elapsed() >= Duration::from_millis(250) {
+                // Nothing is lost when the control plane does not answer: what was read last stays.
+                let _ = self.read().await;
+                read_at = Instant::now();
+            }
             let due: Vec<(String, Check)> = {
                 let mut world = lock(&self.forwarder.world);
                 world.note_pairs();
@@ -341,7 +350,7 @@ impl Checker {
     async fn read(&self) -> Result<()> {
         let path = format!("/2013-04-01/hostedzone/{}/rrset", self.zone);
         let answer = self.aws.call("route53", PRIMARY, Method::GET, &path, &[], "").await?;
-        let records = records(&answer.or_refused("route53", "ListResourceRecordSets")?);
+        let mut records = records(&answer.or_refused("route53", "ListResourceRecordSets")?);
         let mut checks = HashMap::new();
         for id in records.iter().filter_map(|record| record.check.clone()) {
             let path = format!("/2013-04-01/healthcheck/{id}");
@@ -350,9 +359,14 @@ impl Checker {
                 checks.insert(id, check);
             }
         }
+        if let Some(distribution) = &self.distribution {
+            let path = format!("/2020-05-31/distribution/{distribution}/config");
+            let answer = self.aws.call("cloudfront", PRIMARY, Method::GET, &path, &[], "").await?;
+            records.extend(aliases(&answer.or_refused("cloudfront", "GetDistributionConfig")?));
+        }
         let mut world = lock(&self.forwarder.world);
         if !world.records.is_empty() && world.records != records {
-            world.note("the records were edited".into());
+            world.note("the records or the distribution were edited".into());
         }
         (world.records, world.checks) = (records, checks);
         Ok(())
@@ -379,6 +393,13 @@ fn records(xml: &str) -> Vec<Record> {
             })
         })
         .collect()
+}
+
+/// A distribution as names: each alias leads to the first origin. Caching is left out; what counts here is the way.
+fn aliases(xml: &str) -> Vec<Record> {
+    let Some(origin) = crate::xml::text(xml, "DomainName") else { return Vec::new() };
+    let aliases = crate::xml::texts(xml, "CNAME").into_iter();
+    aliases.map(|name| Record { name, failover: None, value: origin.clone(), check: None }).collect()
 }
 
 fn check(xml: &str) -> Option<Check> {

@@ -8,6 +8,7 @@
 //! - [`aws`]: ministack and moto in three regions, seeded as `plans/sparc.toml` describes the platform
 //! - [`rds`]: the RDS API acting on the real servers
 //! - [`services`], [`edge`]: health checks, and Route 53's data plane as far as it answers
+//! - [`kubernetes`]: an API server, real where it can be had, and rollouts on it
 //! - [`faults`]: the four scripts, in front of any endpoint
 //!
 //! Everything listens on 127.0.0.1 and ends with its owner, also when that is killed: see [`Folder`].

@@ -10,6 +10,7 @@
 //! prevent (seen on 15.18 with synchronous replication).
 
 use std::collections::HashSet;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -153,6 +154,20 @@ impl Load {
     /// How many so far.
     pub fn count(&self) -> usize {
         self.read().len()
+    }
+
+    /// Writes the record as JSON, one acknowledgement a line: evidence beside a report.
+    pub fn write_record(&self, path: &Path) -> Result<()> {
+        let mut lines = String::new();
+        for a in self.read().iter() {
+            let line = serde_json::json!({
+                "client": a.write.client, "sequence": a.write.sequence, "attempt": a.write.attempt,
+                "server": a.server, "written_at": a.written_at, "acknowledged_at": a.at_time,
+            });
+            lines.push_str(&line.to_string());
+            lines.push('\n');
+        }
+        std::fs::write(path, lines).map_err(Error::system(format!("write {}", path.display())))
     }
 
     /// Waits until every client has been acknowledged by the server of this name, after `since`.

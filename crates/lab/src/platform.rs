@@ -16,7 +16,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::assembly::{Lab, Options as LabOptions};
-use crate::aws::{PRIMARY, SECONDARY};
+use crate::aws::{ACCESS_KEY, PRIMARY, SECONDARY, SECRET_KEY};
 use crate::error::{Error, Result};
 use crate::faults::{Desk, HttpProxy, PostgresProxy, Upstream};
 use crate::kubernetes::{Admin, Cluster, Flavour, Kubelet, Options as ClusterOptions, Verdict, Workload};
@@ -67,6 +67,8 @@ impl Platform {
                 region: region.to_owned(),
                 namespace: "sparc-prod".to_owned(),
                 flavour: options.flavour,
+                access_key_id: ACCESS_KEY.to_owned(),
+                secret_access_key: SECRET_KEY.to_owned(),
                 kubelet: Arc::new(Wired { region, lab: Arc::clone(&late) }),
                 ..ClusterOptions::new(name)
             })

@@ -30,7 +30,13 @@ async fn world() -> World {
         (format!("origin.{SECONDARY}.sparc.com"), secondary.port()),
         (format!("core-apis.{SECONDARY}.sparc.com"), secondary.port()),
     ]);
-    let edge = Edge::start(aws.clone(), &seeded.hosted_zone, Options { scale: 0.01, hosts }).await.unwrap();
+    let edge = Edge::start(
+        aws.clone(),
+        &seeded.hosted_zone,
+        Options { scale: 0.01, distribution: Some(seeded.distribution.clone()), hosts },
+    )
+    .await
+    .unwrap();
     World { edge, primary, secondary, seeded, aws, pair }
 }
 
@@ -47,6 +53,7 @@ async fn traffic_moves_when_the_switch_object_appears_and_the_other_side_takes_w
     let ask = || async { get(&format!("{}/healthz", world.edge.url()), "api.sparc.com").await };
     assert_eq!(ask().await.0, 200);
     assert_eq!(ask().await.1.as_deref(), Some(PRIMARY));
+    assert_eq!(world.edge.resolve("cdn.sparc.com").as_deref(), Some("origin.us-east-1.sparc.com"));
     for (service, database) in SERVICES {
         let (status, _, body) = get(&world.secondary.url(service), "127.0.0.1").await;
         // A standby refuses writes: 25006, read-only transaction.

@@ -126,6 +126,9 @@ async fn writes_that_the_standby_has_not_received_are_named_as_lost() {
     load.stop().await;
     let lost = load.lost(&pair.standby).await.unwrap();
     assert!(!lost.is_empty() && lost.iter().all(|a| a.server == "primary"));
+    let record = tempfile::NamedTempFile::new().unwrap();
+    load.write_record(record.path()).unwrap();
+    assert_eq!(std::fs::read_to_string(record.path()).unwrap().lines().count(), load.count());
 }
 
 #[tokio::test]

@@ -128,9 +128,10 @@ impl Cluster {
             field_manager: Some(FIELD_MANAGER.to_owned()),
             field_validation: None,
         };
-        // The label is also what a refusal names, see `Error::from_status`.
-        let answer =
-            self.ask(&manifest.label(), api.patch(&manifest.name, &params, &Patch::Apply(&manifest.object))).await?;
+        let label = manifest.label();
+        let patch = Patch::Apply(&manifest.object);
+        let answer = api.patch(&manifest.name, &params, &patch);
+        let answer = self.ask(&format!("applying {label}"), answer).await.map_err(|error| error.about(&label))?;
         Ok(serde_json::to_value(answer).unwrap_or_default())
     }
 

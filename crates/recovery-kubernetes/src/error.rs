@@ -249,6 +249,20 @@ impl Error {
         }
     }
 
+    /// The same, with the object's name where the request's was all there was.
+    pub(crate) fn about(self, label: &str) -> Self {
+        match self {
+            Error::Conflict { cluster, mut objects } => {
+                for conflict in &mut objects {
+                    label.clone_into(&mut conflict.object);
+                }
+                Error::Conflict { cluster, objects }
+            }
+            Error::Invalid { cluster, said, .. } => Error::Invalid { cluster, object: label.to_owned(), said },
+            other => other,
+        }
+    }
+
     /// Who acts next.
     pub fn fault(&self) -> Fault {
         match self {
@@ -370,17 +384,19 @@ fn is_about_trust(error: &kube::Error) -> bool {
     }
     let mut next: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(cause) = next {
-        // `io::Error` answers for its inner error's source, not for the inner error itself.
-        let inner = cause.downcast_ref::<std::io::Error>().and_then(|io| io.get_ref());
-        let found = cause
-            .downcast_ref::<rustls::Error>()
-            .or_else(|| inner.and_then(|inner| inner.downcast_ref::<rustls::Error>()));
+        let found = cause.downcast_ref::<rustls::Error>().or_else(|| inside(cause.downcast_ref()?));
         if let Some(tls) = found {
             return matches!(tls, rustls::Error::InvalidCertificate(_));
         }
         next = cause.source();
     }
     false
+}
+
+/// `io::Error` answers for its inner error's source, not for the inner error itself, and the connector wraps it twice.
+fn inside(error: &std::io::Error) -> Option<&rustls::Error> {
+    let inner = error.get_ref()?;
+    inner.downcast_ref().or_else(|| inside(inner.downcast_ref()?))
 }
 
 #[cfg(test)]

@@ -43,7 +43,11 @@ impl Cluster {
         let selector = selector(&deployment.spec.selector);
         let pods: Api<Pod> = Api::namespaced(self.client().await?, &self.at.namespace);
         match self.ask("listing pods", pods.list(&ListParams::default().labels(&selector))).await {
-            Ok(pods) => Ok(pods.items.iter().find_map(why_waiting)),
+            Ok(mut pods) => {
+                // The newest first: what an attempt before this one died of is history.
+                pods.items.sort_by(|a, b| b.metadata.creation_timestamp.cmp(&a.metadata.creation_timestamp));
+                Ok(pods.items.iter().find_map(why_waiting))
+            }
             // They only explain; a role without this right can still see how far it is.
             Err(Error::Forbidden { .. }) => Ok(None),
             Err(error) => Err(error),

@@ -13,6 +13,9 @@ use crate::error::Error;
 /// The annotation that remembers a count: `{"replicas":3,"epoch":7}`.
 pub const REPLICAS_BEFORE: &str = "recovery.sparc/replicas-before";
 
+/// How often one writer is read when others keep changing it.
+const MOST_LOOKS: u32 = 8;
+
 /// A writer with what the domain's [`Writer`] leaves out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WriterStatus {
@@ -83,20 +86,37 @@ impl Cluster {
         }
         let mut writers = Vec::new();
         for (deployment, change) in decided {
-            let Some(change) = change else {
-                writers.push(writer(&deployment));
-                continue;
-            };
-            let name = deployment.metadata.name.as_deref().unwrap_or_default();
-            // With the version that was read: a count changed meanwhile is looked at again, not overwritten.
-            let patch = change.patch(deployment.metadata.resource_version.as_deref());
-            let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
-            let doing = format!("scaling Deployment/{name}");
-            let deployments = self.deployments().await?;
-            writers.push(writer(&self.ask(&doing, deployments.patch(name, &params, &Patch::Merge(patch))).await?));
+            writers.push(self.change_writer(deployment, change, &decide).await?);
         }
         writers.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(writers)
+    }
+
+    /// Changes one writer as decided. A controller that only reports progress changes the object's version too, several
+    /// times a second while pods come and go; then the writer is read and judged again, a few times at most.
+    async fn change_writer(
+        &self,
+        mut deployment: Deployment,
+        mut change: Option<Change>,
+        decide: impl Fn(&Writer) -> Result<Option<Change>, Error>,
+    ) -> Result<Writer, Error> {
+        let name = deployment.metadata.name.clone().unwrap_or_default();
+        let doing = format!("scaling Deployment/{name}");
+        let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+        let mut looks = 1;
+        while let Some(wanted) = change {
+            // With the version that was read: a count changed meanwhile is looked at again, not overwritten.
+            let patch = Patch::Merge(wanted.patch(deployment.metadata.resource_version.as_deref()));
+            let deployments = self.deployments().await?;
+            deployment = match self.ask(&doing, deployments.patch(&name, &params, &patch)).await {
+                Err(Error::Raced { .. }) if looks < MOST_LOOKS => self.ask(&doing, deployments.get(&name)).await?,
+                Err(error) => return Err(error),
+                Ok(changed) => return Ok(writer(&changed)),
+            };
+            looks += 1;
+            change = decide(&writer(&deployment))?;
+        }
+        Ok(writer(&deployment))
     }
 
     pub(crate) async fn deployments(&self) -> Result<Api<Deployment>, Error> {

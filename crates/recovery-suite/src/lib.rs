@@ -3,12 +3,12 @@
 //! Requests, results and failures pass as the same JSON as in Lambda, through the same border
 //! ([`recovery_lambda::answer`]), so a machine cannot tell where it runs.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use asl::{TaskCall, TaskHandler, TaskOutcome};
 use async_trait::async_trait;
 use jiff::Timestamp;
-use recovery::fault::{Failure, chain};
+use recovery::fault::{Failure, Fault, chain};
 use recovery_aws::Aws;
 use recovery_http::HttpProber;
 use recovery_kubernetes::Cluster;
@@ -62,6 +62,13 @@ impl Suite {
     /// Connects ahead of the first request, as a Lambda does in its init.
     pub async fn warm(&self) {
         tokio::join!(self.aws.warm(), self.databases.primary.warm(), self.databases.standby.warm());
+    }
+
+    /// What fills the `${…FunctionArn}` of a machine.
+    pub fn substitutions(&self) -> BTreeMap<String, String> {
+        let region = self.settings.plan.regions.tertiary.code();
+        let arn = |function: &str| format!("arn:aws:lambda:{region}:000000000000:function:{function}");
+        FUNCTIONS.iter().map(|function| (format!("{}FunctionArn", pascal_case(function)), arn(function))).collect()
     }
 
     /// Answers one request of a function, as Lambda would.
@@ -184,7 +191,7 @@ impl TaskHandler for Linked {
             let arn = &call.resource.arn;
             return TaskOutcome::failure(
                 "States.Runtime",
-                format!("`{arn}` is not a function; only functions are linked in"),
+                &format!("`{arn}` is not a function; only functions are linked in"),
             );
         };
         let name = function.function.rsplit(':').next().unwrap_or_default().to_owned();
@@ -198,4 +205,14 @@ impl TaskHandler for Linked {
             }
         }
     }
+}
+
+/// The errors that functions raise, for contract tests between the languages.
+pub fn error_types() -> Vec<&'static str> {
+    Fault::ALL.iter().map(|fault| fault.error_type()).collect()
+}
+
+fn pascal_case(name: &str) -> String {
+    let capital = |part: &str| part[..1].to_uppercase() + &part[1..];
+    name.split('-').filter(|part| !part.is_empty()).map(capital).collect()
 }

@@ -15,6 +15,7 @@ use crate::{
     objective::{Priority, RecoveryPoint, Span, human_seconds},
     plan::{Component, Driver, Mechanism, Objective, Plan, PlanError, StorageClass, problem_at},
     report::{mechanism_in_words, storage_class_name},
+    spelling::nearest,
 };
 
 /// S3's service level for replication time control: 99.99 % of objects within 15 minutes.
@@ -524,29 +525,6 @@ fn places(plan: &Plan, found: &mut Found) {
     }
 }
 
-/// The name that differs in the fewest letters, if it is close.
-fn nearest<'a>(wrong: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    known.map(|name| (distance(wrong, name), name)).min().filter(|(d, _)| *d <= 3).map(|(_, name)| name)
-}
-
-/// Letters to change, add, remove or swap with their neighbour, to get from one word to the other.
-fn distance(a: &str, b: &str) -> usize {
-    let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
-    let mut rows = vec![(0..=b.len()).collect::<Vec<usize>>()];
-    for i in 1..=a.len() {
-        let mut row = vec![i; b.len() + 1];
-        for j in 1..=b.len() {
-            let replaced = rows[i - 1][j - 1] + usize::from(a[i - 1] != b[j - 1]);
-            row[j] = replaced.min(rows[i - 1][j] + 1).min(row[j - 1] + 1);
-            if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
-                row[j] = row[j].min(rows[i - 2][j - 2] + 1);
-            }
-        }
-        rows.push(row);
-    }
-    rows[a.len()][b.len()]
-}
-
 /// Regions of the commercial, China and government partitions. AWS adds some every year, so an unknown one is a warning.
 /// <https://docs.aws.amazon.com/global-infrastructure/latest/regions/aws-regions.html>
 const REGIONS: [&str; 39] = [
@@ -755,12 +733,5 @@ mod tests {
         let findings = check("p.toml", &text, &plan, None).unwrap();
         assert!(!findings.open.iter().any(|one| one.name == "rpo:live-video"));
         assert_eq!(findings.accepted[0].because, "viewers see a cut");
-    }
-
-    #[test]
-    fn the_nearest_name_is_found_by_letters() {
-        assert_eq!(nearest("us-wset-2", REGIONS.into_iter()), Some("us-west-2"));
-        assert_eq!(nearest("us-esat-1", REGIONS.into_iter()), Some("us-east-1"));
-        assert_eq!(nearest("zz-nowhere-9", REGIONS.into_iter()), None);
     }
 }

@@ -18,5 +18,6 @@ pub mod plan;
 pub mod report;
 pub mod run;
 pub mod secrets;
+pub mod spelling;
 pub mod store;
 pub mod survey;

@@ -154,26 +154,22 @@ async fn move_on(
     let pods_path = format!("/api/v1/namespaces/{namespace}/pods");
     let pods = admin.list(&pods_path, &selector.join(",")).await?;
     let is_new = |pod: &&Value| pod["metadata"]["labels"]["pod-template-hash"] == revision.as_str();
-    let (new, old): (Vec<&Value>, Vec<&Value>) = pods.iter().partition(|pod| is_new(pod));
+    let (new, mut old): (Vec<&Value>, Vec<&Value>) = pods.iter().partition(|pod| is_new(pod));
+    // Of older attempts those that never came up go first, as the deployment controller does it.
+    old.sort_by_key(|pod| pod["status"]["phase"] != "Running");
+    let serving = old.iter().filter(|pod| pod["status"]["phase"] == "Running").count() as u64;
 
+    let first = |count: u64| usize::try_from(count).unwrap_or(usize::MAX);
     // While the new pods are not up, one of them tries and the old ones serve, as a rolling update does.
     let running = known.verdict == Verdict::Running;
-    let (keep_new, keep_old) = if running { (desired, 0) } else { (desired.min(1), desired) };
-    for pod in new
-        .iter()
-        .skip(usize::try_from(keep_new).unwrap_or(usize::MAX))
-        .chain(old.iter().skip(usize::try_from(keep_old).unwrap_or(usize::MAX)))
-    {
+    let (keep_new, keep_old) = if running { (desired, 0) } else { (desired.min(1), desired.min(serving)) };
+    for pod in new.iter().skip(first(keep_new)).chain(old.iter().skip(first(keep_old))) {
         admin.delete(&format!("{pods_path}/{}", pod["metadata"]["name"].as_str().unwrap_or_default())).await?;
-    }
-    let mut serving_old = 0;
-    for pod in old.iter().take(usize::try_from(keep_old).unwrap_or(usize::MAX)) {
-        serving_old += u64::from(pod["status"]["phase"] == "Running");
     }
     let container = template["spec"]["containers"][0]["name"].as_str().unwrap_or("main");
     let image = known.workload.image.as_str();
     let wanted = pod_status(&known.verdict, container, image);
-    let there: Vec<&Value> = new.iter().copied().take(usize::try_from(keep_new).unwrap_or(usize::MAX)).collect();
+    let there: Vec<&Value> = new.iter().copied().take(first(keep_new)).collect();
     let taken: Vec<&str> = there.iter().filter_map(|pod| pod["metadata"]["name"].as_str()).collect();
     for pod in &there {
         if pod["status"]["phase"] != wanted["phase"]
@@ -198,7 +194,7 @@ async fn move_on(
         admin.merge(&format!("{pods_path}/{pod_name}/status"), &json!({"status": wanted})).await?;
     }
 
-    let ready = serving_old + if running { desired } else { 0 };
+    let ready = keep_old + if running { desired } else { 0 };
     let deadline = deployment["spec"]["progressDeadlineSeconds"].as_u64().unwrap_or(600);
     let late = !running
         && (known.verdict == Verdict::Stuck(Stuck::DeadlineExceeded)
@@ -215,7 +211,7 @@ async fn move_on(
     let available = if ready >= desired { "True" } else { "False" };
     let wanted = json!({
         "observedGeneration": generation,
-        "replicas": keep_new + old.len().min(usize::try_from(keep_old).unwrap_or(usize::MAX)) as u64,
+        "replicas": keep_new + keep_old,
         "updatedReplicas": keep_new,
         "readyReplicas": ready,
         "availableReplicas": ready,

@@ -205,7 +205,7 @@ fn measure_service(
             seconds_between(began, back),
             match own {
                 Some(own) if own == back => format!("it answered at {}", utc(back)),
-                _ => format!("customers reached it by its public name at {}", utc(back)),
+                _ => format!("reached by the public name at {}", utc(back)),
             },
         )),
         (Some(_), None) if own.is_some() => {
@@ -318,7 +318,11 @@ fn cluster_back(run: &Run) -> Result<(Timestamp, String), String> {
     let rollout = run.rollout.as_ref().ok_or("the workloads were not rolled out")?;
     Ok((
         rollout.observed_at,
-        format!("{} rollouts were complete at {}", rollout.rollouts.len(), utc(rollout.observed_at)),
+        format!(
+            "{} complete at {}",
+            super::words::count(rollout.rollouts.len() as u64, "rollout"),
+            utc(rollout.observed_at)
+        ),
     ))
 }
 

@@ -126,8 +126,8 @@ fn node_group(status: &NodeGroupStatus) -> String {
 pub(super) fn rollout(rollout: &WorkloadRollout) -> String {
     let applied = &rollout.applied;
     format!(
-        "{} rollouts complete in `{}`, writing to `{}`; {} created, {} changed",
-        rollout.rollouts.len(),
+        "{} complete in `{}`, writing to `{}`; {} created, {} changed",
+        super::words::count(rollout.rollouts.len() as u64, "rollout"),
         rollout.cluster,
         rollout.database,
         applied.created.len(),
@@ -175,7 +175,7 @@ pub(super) fn lifted(lifted: &FenceLifted) -> String {
     }
     let proof = lifted.proof.as_ref().map_or_else(|| "the old primary was not reached".to_owned(), write);
     let left = if lifted.left.is_empty() { String::new() } else { format!("; left to do: {}", lifted.left.join("; ")) };
-    format!("{proof}, {} writers have their counts back{left}", lifted.writers.len())
+    format!("{proof}; counts given back to {}{left}", super::words::count(lifted.writers.len() as u64, "writer"))
 }
 
 pub(super) fn released(released: &CapacityReleased) -> String {

@@ -367,8 +367,10 @@ pub(super) fn next(plan: &Plan, report: &RecoveryReport) -> Vec<String> {
                 Some(_) => format!("Do not go back to `{old}`: the database has moved."),
                 None => format!("Do not open `{old}`: its standby may have been promoted."),
             });
-            if let Some((_, remedy)) = report.failure.as_ref().and_then(|failure| failure.message.rsplit_once("; ")) {
-                next.push(sentence_case(remedy));
+            if let Some(failure) = &report.failure
+                && let Some((_, remedy)) = failure.message.rsplit_once("; ")
+            {
+                next.push(format!("{}: {}.", failure.state, remedy.trim_end_matches('.')));
             }
             next.push(format!(
                 "Start the machine again with the same event and the name `{}`: every step that is done stays done.",
