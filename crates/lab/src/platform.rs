@@ -86,7 +86,8 @@ impl Platform {
         let _ = late.set(Arc::downgrade(&lab));
 
         let bucket = &lab.addresses().aws.evidence_bucket;
-        lab.aws.put_object(bucket, "bundles/disaster-recovery.yaml", options.bundle.clone()).await?;
+        let bundle = for_server(&options.bundle, secondary_cluster.kind());
+        lab.aws.put_object(bucket, "bundles/disaster-recovery.yaml", bundle).await?;
         run_in_primary(&primary_cluster, &options.bundle, &lab).await?;
         let mut ways = Ways::free(&lab, [&primary_cluster, &secondary_cluster]);
         let proxies = match &options.faults {
@@ -136,6 +137,16 @@ impl Kubelet for Wired {
             region.mend_service(&workload.name);
         }
         Verdict::Running
+    }
+}
+
+/// The bundle as this server knows its kinds: PodDisruptionBudget is `policy/v1` since Kubernetes 1.21, and Debian's server
+/// is older.
+fn for_server(bundle: &str, kind: &str) -> String {
+    if kind.contains("v1.20") {
+        bundle.replace("apiVersion: policy/v1\n", "apiVersion: policy/v1beta1\n")
+    } else {
+        bundle.to_owned()
     }
 }
 
