@@ -152,11 +152,7 @@ async fn an_eks_that_is_away_or_busy_stops_nobody_who_has_enough_nodes() {
     assert_eq!(away.fault(), Fault::Transient, "{away:?}");
     account.desk.clear();
 
-    account.desk.lay(
-        Selector::request("POST", "/update-config"),
-        Times::Always,
-        reject(409, "ResourceInUseException"),
-    );
+    account.desk.lay(Selector::request("POST", "/update-config"), Times::Always, reject(409, "ResourceInUseException"));
     let busy = account.scale("request-beside-the-database", 0).await.unwrap_err();
     assert_eq!(busy.fault(), Fault::NotYet, "{busy:?}");
     let busy = account.scale("await-after-the-promotion", 12).await.unwrap_err();

@@ -209,7 +209,8 @@ async fn record_changes_are_asked_for_once_and_awaited() {
     let Some(Swapped::Edited(edited)) = edited else { panic!("the change did not come into sync") };
     assert_eq!(edited.in_sync, ["origin.sparc.com CNAME"]);
     assert_eq!(edited.cdn.as_deref(), Some("origin.us-west-2.sparc.com"));
-    let changes = account.desk.calls().iter().filter(|call| call.service == "route53" && call.path.contains("/rrset")).count();
+    let changes =
+        account.desk.calls().iter().filter(|call| call.service == "route53" && call.path.contains("/rrset")).count();
     assert_eq!(changes, 1, "{:#?}", account.desk.calls());
 }
 
