@@ -120,7 +120,7 @@ pub(crate) fn call(name: &str, mut arguments: Vec<Value>, random: &mut Random) -
             Ok(Value::Array(parts.filter(|part| !part.is_empty()).map(Value::from).collect()))
         }
         "StringToJson" => match text(&arguments, 0)? {
-            "" => Ok(Value::Null),
+            text if text.trim().is_empty() => Ok(Value::Null),
             text => serde_json::from_str(text)
                 .map(whole_zero)
                 .map_err(|problem| format!("the argument is not JSON: {problem}")),
@@ -234,6 +234,8 @@ mod tests {
             ("States.Format('{}', null)", json!("null")),
             ("States.Format('{}', $.o)", json!("{\"k\":1,\"l\":{\"x\":1}}")),
             ("States.StringToJson('{\"a\": 1}')", json!({"a": 1})),
+            ("States.StringToJson(' ')", json!(null)),
+            ("States.StringToJson('{\\\"a\\\": 1}')", json!({"a": 1})),
             ("States.JsonToString($.a)", json!("[1,2,2,3]")),
             ("States.Array(1, 'two', true, null, $.s, States.Array())", json!([1, "two", true, null, "say", []])),
             ("States.ArrayPartition($.a, 3)", json!([[1, 2, 2], [3]])),

@@ -935,7 +935,7 @@ impl Reader<'_> {
                                 text.push('\\');
                                 text.push(escaped);
                             }
-                            Some(escaped @ ('\'' | '\\')) => text.push(escaped),
+                            Some(escaped @ ('\'' | '\\' | '"')) => text.push(escaped),
                             Some(other) => {
                                 text.push('\\');
                                 text.push(other);

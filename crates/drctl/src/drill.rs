@@ -13,7 +13,6 @@ use std::{
 use jiff::Timestamp;
 use lab::{
     faults::{Desk, Script, Selector, Times},
-    kubernetes::Flavour,
     load::Load,
     platform::{Options, Platform},
 };
@@ -35,7 +34,6 @@ use crate::{
 };
 
 const PLAN: &str = include_str!("../../../plans/sparc.toml");
-const BUNDLE: &str = include_str!("../../../bundles/disaster-recovery.yaml");
 const GRACEFUL: &str = include_str!("../../../events/regional-failover/manual-graceful.json");
 
 /// Between two looks of the detection, and silent looks until it alarms. On AWS it is one minute and three.
@@ -119,7 +117,6 @@ async fn start(args: &DrillArgs, desk: Option<Desk>) -> Result<Platform, Problem
     let options = Options {
         // The watcher writes the heartbeats.
         lab: lab::Options { progress, heartbeat: None, ..lab::Options::default() },
-        flavour: Flavour::RealIfThere,
         driver: match args.driver {
             DrillDriver::SelfManaged => Driver::SelfManaged,
             DrillDriver::Rds => Driver::Rds,
@@ -127,7 +124,6 @@ async fn start(args: &DrillArgs, desk: Option<Desk>) -> Result<Platform, Problem
         },
         approval: if args.ask { Approval::Required } else { Approval::Automatic },
         plan: PLAN.to_owned(),
-        bundle: BUNDLE.to_owned(),
         faults: desk,
     };
     Platform::start(options).await.map_err(of_lab)
@@ -258,8 +254,11 @@ fn tell(load: &Load, report: &RecoveryReport, platform: &Platform, place: &Path)
 
 fn stand_ins(platform: &Platform) -> Vec<StandIn> {
     let scale = platform.lab.addresses().edge_scale;
+    let clusters =
+        platform.lab.addresses().clusters.iter().map(|cluster| format!("{}: {}", cluster.name, cluster.kind));
+    let clusters = clusters.collect::<Vec<_>>().join("; ");
     let pair = [
-        ("Amazon EKS", platform.secondary_cluster.kind().to_owned()),
+        ("Amazon EKS", clusters),
         ("Pods", "the lab's services, started and ended with their Deployments".to_owned()),
         ("Amazon S3, SNS, Secrets Manager, Route 53, CloudFront", "ministack, emulating three regions".to_owned()),
         (

@@ -2,17 +2,26 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::aws::{ACCOUNT, Aws, PRIMARY, SECONDARY, Seed, Seeded, TERTIARY};
+use jiff::Timestamp;
+
+use crate::aws::{ACCESS_KEY, ACCOUNT, Aws, PRIMARY, SECONDARY, SECRET_KEY, Seed, Seeded, TERTIARY};
 use crate::edge::{self, Edge};
 use crate::error::{Error, Result};
 use crate::faults::{Desk, HttpProxy, Upstream};
 use crate::folder::Folder;
+use crate::kubernetes::{self, Cluster, Flavour};
+use crate::nodes::{self, Nodes};
 use crate::postgres::{self, Heart, PROBE_DATABASE, Pair, Passwords};
+use crate::process;
 use crate::rds::{self, GLOBAL_CLUSTER, Rds};
-use crate::services::{Region, SERVICES};
+use crate::services::{Region, SERVICES, Wire, WiredKubelet};
+use crate::workloads;
+
+/// The platform's namespace.
+const NAMESPACE: &str = "sparc-prod";
 
 /// How a lab is made.
 #[derive(Clone)]
@@ -25,6 +34,11 @@ pub struct Options {
     pub edge_scale: f64,
     /// How often the heartbeat is renewed on the primary; none leaves that to others.
     pub heartbeat: Option<Duration>,
+    /// The Kubernetes API of the primary and of the secondary region; none starts no clusters. A real server takes some
+    /// seconds and 300 MB.
+    pub kubernetes: Option<[Flavour; 2]>,
+    /// How nodes come up in the secondary region.
+    pub nodes: nodes::Options,
     /// Told at the beginning and at the end of each stage, since a person watches.
     pub progress: Arc<dyn Fn(Progress) + Send + Sync>,
 }
@@ -36,6 +50,8 @@ impl Default for Options {
             rds: rds::Options::default(),
             edge_scale: 0.02,
             heartbeat: Some(Duration::from_secs(1)),
+            kubernetes: Some([Flavour::Small, Flavour::RealIfThere]),
+            nodes: nodes::Options::default(),
             progress: Arc::new(|_| {}),
         }
     }
@@ -48,6 +64,8 @@ impl std::fmt::Debug for Options {
             .field("rds", &self.rds)
             .field("edge_scale", &self.edge_scale)
             .field("heartbeat", &self.heartbeat)
+            .field("kubernetes", &self.kubernetes)
+            .field("nodes", &self.nodes)
             .finish_non_exhaustive()
     }
 }
@@ -78,6 +96,12 @@ pub struct Addresses {
     pub probe_database: &'static str,
     /// The Aurora global cluster over the same pair, and the ARN of its cluster in the secondary region.
     pub global_cluster: (&'static str, String),
+    /// The clusters' endpoint, authority (a PEM file) and kind, primary and secondary; empty without clusters.
+    pub clusters: Vec<ClusterAddress>,
+    /// The platform's namespace in both.
+    pub namespace: &'static str,
+    /// The rendered bundle's key in the evidence bucket.
+    pub bundle_key: &'static str,
     /// Health check URLs of the services in the primary region, by service.
     pub primary_services: BTreeMap<String, String>,
     /// The same in the secondary region: what verifying a recovery asks.
@@ -90,8 +114,20 @@ pub struct Addresses {
     pub env_file: PathBuf,
 }
 
+/// Where a cluster is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClusterAddress {
+    /// Its EKS name, which tokens are signed for.
+    pub name: String,
+    /// `https://127.0.0.1:…`.
+    pub endpoint: String,
+    /// The authority of its certificate.
+    pub authority: PathBuf,
+    /// What it is, for reports: real or small.
+    pub kind: String,
+}
+
 /// A whole platform on one machine. Dropping it ends everything; so does killing its owner, however.
-#[derive(Debug)]
 pub struct Lab {
     /// Users' way in.
     pub edge: Edge,
@@ -105,6 +141,9 @@ pub struct Lab {
     pub aws: Arc<Aws>,
     /// The database servers.
     pub pair: Arc<Pair>,
+    /// Nodes of the secondary region's cluster; none without clusters.
+    pub nodes: Option<Nodes>,
+    clusters: [Mutex<Option<Arc<Cluster>>>; 2],
     addresses: Addresses,
     _heart: Option<Heart>,
     folders: [Arc<Folder>; 2],
@@ -128,8 +167,46 @@ impl Lab {
             let seeded = stages.of("the platform's account", aws.seed(&seed)).await?;
             Ok::<_, Error>((aws, seeded))
         };
-        let (pair, (aws, seeded)) = futures::future::try_join(making_pair, making_aws).await?;
+        let wires: [Arc<OnceLock<Wire>>; 2] = Default::default();
+        let making_clusters = async {
+            let Some([primary, secondary]) = options.kubernetes else { return Ok([None, None]) };
+            let both = futures::future::try_join(
+                cluster(PRIMARY, primary, &wires[0]),
+                cluster(SECONDARY, secondary, &wires[1]),
+            );
+            let (primary, secondary) = stages.of("the Kubernetes API of two regions", both).await?;
+            Ok([Some(Arc::new(primary)), Some(Arc::new(secondary))])
+        };
+        let making = futures::future::try_join3(making_pair, making_aws, making_clusters);
+        let (pair, (aws, seeded), clusters) = making.await?;
         let (pair, aws) = (Arc::new(pair), Arc::new(aws));
+        let kind = clusters[1].as_ref().map_or("", |cluster| cluster.kind());
+        aws.put_object(&seeded.evidence_bucket, workloads::KEY, workloads::bundle(Timestamp::now(), kind)).await?;
+        let mut cluster_addresses = Vec::new();
+        for (cluster, name) in clusters.iter().zip(&seeded.clusters) {
+            let Some(cluster) = cluster else { continue };
+            let authority = on_disk.path().join(format!("{name}.pem"));
+            std::fs::write(&authority, cluster.ca_pem())
+                .map_err(Error::system(format!("write {}", authority.display())))?;
+            cluster_addresses.push(ClusterAddress {
+                name: name.clone(),
+                endpoint: cluster.endpoint().to_owned(),
+                authority,
+                kind: cluster.kind().to_owned(),
+            });
+        }
+        if let Some(primary) = &clusters[0] {
+            let database = (pair.primary.host(), pair.primary.port());
+            stages.of("the platform's workloads", workloads::run(primary, PRIMARY, database)).await?;
+        }
+        let nodes = match &clusters[1] {
+            Some(secondary) => {
+                let (name, group) = (&seeded.clusters[1], &seeded.node_group);
+                let (aws, secondary) = (aws.clone(), secondary.clone());
+                Some(Nodes::follow(aws, SECONDARY, secondary, name, group, options.nodes.clone()).await?)
+            }
+            None => None,
+        };
 
         let rds = Rds::start(&aws, pair.clone(), options.rds.clone());
         let rds = stages.of("the RDS API over both servers", rds).await?;
@@ -138,6 +215,12 @@ impl Lab {
             Region::start(SECONDARY, &pair, &pair.standby),
         );
         let (primary, secondary) = stages.of("the services of two regions", regions).await?;
+        if clusters.iter().all(Option::is_some) {
+            let lost_database = Some(pair.primary.port());
+            for (wire, region, lost) in [(&wires[0], &primary, None), (&wires[1], &secondary, lost_database)] {
+                let _ = wire.set(region.wire_to_deployments(lost));
+            }
+        }
         let hosts = hosts([&primary, &secondary]);
         let edge = edge::Options { scale: options.edge_scale, distribution: Some(seeded.distribution.clone()), hosts };
         let edge = Edge::start(aws.clone(), &seeded.hosted_zone, edge);
@@ -156,6 +239,9 @@ impl Lab {
             database_authority: pair.authority().path().to_owned(),
             probe_database: PROBE_DATABASE,
             global_cluster: (GLOBAL_CLUSTER, rds::cluster_arn(SECONDARY)),
+            clusters: cluster_addresses,
+            namespace: NAMESPACE,
+            bundle_key: workloads::KEY,
             primary_services: urls(&primary),
             secondary_services: urls(&secondary),
             public_url: format!("{}/healthz", edge.url()),
@@ -163,7 +249,8 @@ impl Lab {
             env_file,
         };
         let folders = [pair_folder, on_disk];
-        Ok(Self { edge, primary, secondary, rds, aws, pair, addresses, _heart: heart, folders })
+        let clusters = clusters.map(Mutex::new);
+        Ok(Self { edge, primary, secondary, rds, aws, pair, nodes, clusters, addresses, _heart: heart, folders })
     }
 
     /// Where everything is.
@@ -189,10 +276,27 @@ impl Lab {
         Ok(proxy)
     }
 
-    /// The primary region is lost at once: its database servers and its services are gone, as by a power failure.
+    /// The cluster of the primary region, while there is one.
+    pub fn primary_cluster(&self) -> Option<Arc<Cluster>> {
+        lock(&self.clusters[0]).clone()
+    }
+
+    /// The cluster of the secondary region, if the lab has clusters.
+    pub fn secondary_cluster(&self) -> Option<Arc<Cluster>> {
+        lock(&self.clusters[1]).clone()
+    }
+
+    /// The primary region is lost at once: its database server, services and cluster are gone, as by a power failure.
     pub fn lose_primary_region(&self) {
         self.pair.primary.crash();
         self.primary.go_dark();
+        lock(&self.clusters[0]).take();
+    }
+}
+
+impl std::fmt::Debug for Lab {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Lab").field("addresses", &self.addresses).finish_non_exhaustive()
     }
 }
 
@@ -201,10 +305,29 @@ impl Drop for Lab {
         // Tasks that were told to end may hold the pair a little longer: the processes are gone now, not then.
         self.pair.primary.crash();
         self.pair.standby.crash();
+        self.nodes.take();
+        for cluster in self.clusters.iter().filter_map(|cluster| lock(cluster).take()) {
+            process::kill_inside(cluster.folder());
+        }
         for folder in &self.folders {
             folder.clear();
         }
     }
+}
+
+async fn cluster(region: &str, flavour: Flavour, wire: &Arc<OnceLock<Wire>>) -> Result<Cluster> {
+    let mut options = kubernetes::Options::new(&format!("sparc-prod-{region}"));
+    options.region = region.to_owned();
+    options.namespace = NAMESPACE.to_owned();
+    options.flavour = flavour;
+    options.kubelet = Arc::new(WiredKubelet(wire.clone()));
+    options.access_key_id = ACCESS_KEY.to_owned();
+    options.secret_access_key = SECRET_KEY.to_owned();
+    Cluster::start(options).await
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Host names of the platform and where they live.

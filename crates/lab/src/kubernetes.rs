@@ -207,6 +207,7 @@ impl Cluster {
                         role(&[""], &["configmaps", "services", "serviceaccounts"], &change),
                         role(&["batch"], &["jobs"], &change),
                         role(&["networking.k8s.io"], &["ingresses", "networkpolicies"], &change),
+                        role(&["policy"], &["poddisruptionbudgets"], &change),
                         role(&["external-secrets.io", "sparc.example"], &["*"], &change),
                         role(&["autoscaling"], &["horizontalpodautoscalers"], &["get", "list", "create", "patch"]),
                         role(&[""], &["pods"], &["list"]),

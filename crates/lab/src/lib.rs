@@ -8,7 +8,8 @@
 //! - [`aws`]: ministack and moto in three regions, seeded as `plans/sparc.toml` describes the platform
 //! - [`rds`]: the RDS API acting on the real servers
 //! - [`services`], [`edge`]: health checks, and Route 53's data plane as far as it answers
-//! - [`kubernetes`]: an API server, real where it can be had, and rollouts on it
+//! - [`kubernetes`], [`nodes`]: an API server, real where it can be had, rollouts on it, and nodes that follow their EKS
+//!   node group
 //! - [`faults`]: the four scripts, in front of any endpoint
 //!
 //! Everything listens on 127.0.0.1 and ends with its owner, also when that is killed: see [`Folder`].
@@ -19,6 +20,7 @@ mod folder;
 mod ports;
 mod process;
 mod python;
+mod workloads;
 mod xml;
 
 pub mod aws;
@@ -27,12 +29,13 @@ pub mod edge;
 pub mod faults;
 pub mod kubernetes;
 pub mod load;
+pub mod nodes;
 pub mod platform;
 pub mod postgres;
 pub mod rds;
 pub mod services;
 pub mod tls;
 
-pub use assembly::{Addresses, Lab, Options, Progress};
+pub use assembly::{Addresses, ClusterAddress, Lab, Options, Progress};
 pub use error::{Error, Result};
 pub use folder::Folder;

@@ -1,58 +1,33 @@
-//! The platform of `plans/sparc.toml`, alive on one machine: a [`Lab`], the clusters of both regions with the platform's
-//! workloads in them, and a plan file that names all of it as the shipped plan names the real one.
-//!
-//! Workloads are tied to the lab's services: a service of a region answers while its Deployment there has replicas, and in
-//! the secondary region only once it was pointed at the server that takes writes. Nodes arrive a few at a time after the
-//! node group was asked for them.
+//! The platform of `plans/sparc.toml`, alive on one machine: a [`Lab`], and a plan file that names all of it as the shipped
+//! plan names the real one; on request with fault proxies on every way between the recovery and what it speaks to.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock, Weak};
-use std::time::Duration;
 
-use async_trait::async_trait;
 use recovery::plan::{Approval, Driver, Plan};
-use reqwest::Method;
-use serde::Deserialize;
-use serde_json::Value;
 
 use crate::assembly::{Lab, Options as LabOptions};
-use crate::aws::{ACCESS_KEY, PRIMARY, SECONDARY, SECRET_KEY};
 use crate::error::{Error, Result};
 use crate::faults::{Desk, HttpProxy, PostgresProxy, Upstream};
-use crate::kubernetes::{Admin, Cluster, Flavour, Kubelet, Options as ClusterOptions, Verdict, Workload};
-use crate::services::{Region, SERVICES};
-
-/// Nodes that become Ready at each step, and the time between two.
-const NODES_ARRIVE: (u32, Duration) = (12, Duration::from_millis(150));
 
 /// How the platform is made.
 pub struct Options {
-    /// The lab under it.
+    /// The lab under it; it must have clusters.
     pub lab: LabOptions,
-    /// Which Kubernetes API.
-    pub flavour: Flavour,
     /// Which API promotes the standby.
     pub driver: Driver,
     /// Whether a person must approve.
     pub approval: Approval,
     /// The plan that is rendered, as TOML: `plans/sparc.toml`.
     pub plan: String,
-    /// The manifests of the recovery overlay: `bundles/disaster-recovery.yaml`.
-    pub bundle: String,
     /// Faults between the recovery and everything that it speaks to; none leaves the ways free.
     pub faults: Option<Desk>,
 }
 
 /// The platform, alive.
 pub struct Platform {
-    /// The cluster of the region that is lost.
-    pub primary_cluster: Cluster,
-    /// The cluster of the region that takes over.
-    pub secondary_cluster: Cluster,
-    /// Everything else.
-    pub lab: Arc<Lab>,
+    /// Everything in it.
+    pub lab: Lab,
     plan: PathBuf,
-    nodes: tokio::task::JoinHandle<()>,
     /// Without them the services behind are out of reach.
     _proxies: Proxies,
 }
@@ -60,36 +35,8 @@ pub struct Platform {
 impl Platform {
     /// Makes the platform; returns when every part answers.
     pub async fn start(options: Options) -> Result<Platform> {
-        let late = Arc::new(OnceLock::new());
-        let cluster = |name: &str, region: &'static str| {
-            Cluster::start(ClusterOptions {
-                name: name.to_owned(),
-                region: region.to_owned(),
-                namespace: "sparc-prod".to_owned(),
-                flavour: options.flavour,
-                access_key_id: ACCESS_KEY.to_owned(),
-                secret_access_key: SECRET_KEY.to_owned(),
-                kubelet: Arc::new(Wired { region, lab: Arc::clone(&late) }),
-                ..ClusterOptions::new(name)
-            })
-        };
-        let (lab, primary_cluster, secondary_cluster) = futures::future::try_join3(
-            Lab::start(options.lab.clone()),
-            cluster("sparc-prod-us-east-1", PRIMARY),
-            cluster("sparc-prod-us-west-2", SECONDARY),
-        )
-        .await?;
-        let lab = Arc::new(lab);
-        for (service, _) in SERVICES {
-            lab.secondary.break_service(service);
-        }
-        let _ = late.set(Arc::downgrade(&lab));
-
-        let bucket = &lab.addresses().aws.evidence_bucket;
-        let bundle = for_server(&options.bundle, secondary_cluster.kind());
-        lab.aws.put_object(bucket, "bundles/disaster-recovery.yaml", bundle).await?;
-        run_in_primary(&primary_cluster, &options.bundle, &lab).await?;
-        let mut ways = Ways::free(&lab, [&primary_cluster, &secondary_cluster]);
+        let lab = Lab::start(options.lab.clone()).await?;
+        let mut ways = Ways::free(&lab)?;
         let proxies = match &options.faults {
             Some(desk) => Proxies::start(desk, &lab, &mut ways).await?,
             None => Proxies::default(),
@@ -97,12 +44,7 @@ impl Platform {
         let plan = lab.folder().join("sparc.toml");
         let rendered = render(&options, &lab, &ways)?;
         std::fs::write(&plan, rendered).map_err(Error::system(format!("write {}", plan.display())))?;
-
-        let desired = desired_nodes(&lab).await?;
-        secondary_cluster.set_ready_nodes(&lab.addresses().aws.node_group, desired).await?;
-        let admin = secondary_cluster.admin().clone();
-        let nodes = tokio::spawn(let_nodes_arrive(Arc::downgrade(&lab), admin, desired));
-        Ok(Platform { primary_cluster, secondary_cluster, lab, plan, nodes, _proxies: proxies })
+        Ok(Platform { lab, plan, _proxies: proxies })
     }
 
     /// The plan file of this platform.
@@ -111,86 +53,24 @@ impl Platform {
     }
 }
 
-impl Drop for Platform {
-    fn drop(&mut self) {
-        self.nodes.abort();
-    }
-}
-
-/// A kubelet that starts and ends the lab's services of one region.
-struct Wired {
-    region: &'static str,
-    lab: Arc<OnceLock<Weak<Lab>>>,
-}
-
-#[async_trait]
-impl Kubelet for Wired {
-    async fn run(&self, workload: &Workload) -> Verdict {
-        let Some(lab) = self.lab.get().and_then(Weak::upgrade) else { return Verdict::NotYet };
-        let region: &Region = if self.region == PRIMARY { &lab.primary } else { &lab.secondary };
-        // In the region that takes over, a workload that is still wired to the lost primary does not work.
-        let lost = lab.pair.primary.port().to_string();
-        let misdirected = self.region != PRIMARY && workload.env.get("PGPORT") == Some(&lost);
-        if workload.replicas == 0 || misdirected {
-            region.break_service(&workload.name);
-        } else {
-            region.mend_service(&workload.name);
-        }
-        Verdict::Running
-    }
-}
-
-/// The bundle as this server knows its kinds: PodDisruptionBudget is `policy/v1` since Kubernetes 1.21, and Debian's server
-/// is older.
-fn for_server(bundle: &str, kind: &str) -> String {
-    if kind.contains("v1.20") {
-        bundle.replace("apiVersion: policy/v1\n", "apiVersion: policy/v1beta1\n")
-    } else {
-        bundle.to_owned()
-    }
-}
-
-/// Runs the platform's Deployments in the primary region, with the counts that the bundle remembers.
-async fn run_in_primary(cluster: &Cluster, bundle: &str, lab: &Lab) -> Result<()> {
-    let [(host, port), _] = &lab.addresses().databases;
-    let filled = bundle
-        .replace("${DATABASE_HOST}", host)
-        .replace("${DATABASE_PORT}", &port.to_string())
-        .replace("${REGION}", PRIMARY);
-    for document in serde_yaml_ng::Deserializer::from_str(&filled) {
-        let malformed = |error: serde_yaml_ng::Error| Error::State(format!("the bundle is not YAML: {error}"));
-        let mut object = Value::deserialize(document).map_err(malformed)?;
-        let kind = object["kind"].as_str().unwrap_or_default().to_owned();
-        let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
-        let path = match kind.as_str() {
-            "ConfigMap" => format!("/api/v1/namespaces/sparc-prod/configmaps/{name}"),
-            "Deployment" => {
-                let counted = object.pointer("/metadata/annotations/recovery.sparc~1replicas").and_then(Value::as_str);
-                let replicas: u32 = counted.and_then(|count| count.parse().ok()).unwrap_or(1);
-                object["spec"]["replicas"] = replicas.into();
-                format!("/apis/apps/v1/namespaces/sparc-prod/deployments/{name}")
-            }
-            _ => continue,
-        };
-        cluster.admin().apply(&path, "deployer", &object).await?;
-    }
-    Ok(())
-}
-
 /// How the recovery reaches what is not behind an AWS endpoint.
 struct Ways {
     /// Ports of primary and standby.
     databases: [u16; 2],
     /// API servers of both clusters: URL and certificate authority.
-    clusters: [(String, String); 2],
+    clusters: Vec<(String, String)>,
 }
 
 impl Ways {
-    fn free(lab: &Lab, clusters: [&Cluster; 2]) -> Ways {
-        Ways {
-            databases: lab.addresses().databases.clone().map(|(_, port)| port),
-            clusters: clusters.map(|cluster| (cluster.endpoint().to_owned(), cluster.ca_pem().to_owned())),
+    fn free(lab: &Lab) -> Result<Ways> {
+        let mut clusters = Vec::new();
+        for cluster in &lab.addresses().clusters {
+            let pem = std::fs::read_to_string(&cluster.authority);
+            let pem = pem.map_err(Error::system(format!("read {}", cluster.authority.display())))?;
+            clusters.push((cluster.endpoint.clone(), pem));
         }
+        let databases = lab.addresses().databases.clone().map(|(_, port)| port);
+        Ok(Ways { databases, clusters })
     }
 }
 
@@ -250,8 +130,9 @@ fn render(options: &Options, lab: &Lab, ways: &Ways) -> Result<String> {
     }
 
     for (i, cluster) in [&mut plan.kubernetes.primary, &mut plan.kubernetes.secondary].into_iter().enumerate() {
-        let ((url, ca_pem), name) = (&ways.clusters[i], &aws.clusters[i]);
-        let authority = lab.folder().join(format!("{name}.pem"));
+        let missing = || Error::State("this lab has no clusters, and a platform needs two".to_owned());
+        let ((url, ca_pem), name) = (ways.clusters.get(i).ok_or_else(missing)?, &aws.clusters[i]);
+        let authority = lab.folder().join(format!("{name}-as-reached.pem"));
         std::fs::write(&authority, ca_pem).map_err(Error::system(format!("write {}", authority.display())))?;
         cluster.name = name.clone();
         cluster.endpoint = url.parse().map_err(|error| other(&error))?;
@@ -275,30 +156,4 @@ fn render(options: &Options, lab: &Lab, ways: &Ways) -> Result<String> {
         level.topic_arn = topic.clone();
     }
     toml::to_string(&plan).map_err(|error| other(&error))
-}
-
-/// Nodes that the node group was asked for.
-async fn desired_nodes(lab: &Lab) -> Result<u32> {
-    let aws = &lab.addresses().aws;
-    let path = format!("/clusters/{}/node-groups/{}", aws.clusters[1], aws.node_group);
-    let answer = lab.aws.call("eks", SECONDARY, Method::GET, &path, &[], "").await?;
-    let described: Value = serde_json::from_str(&answer.body).unwrap_or_default();
-    let desired = described.pointer("/nodegroup/scalingConfig/desiredSize").and_then(Value::as_u64);
-    desired
-        .and_then(|nodes| u32::try_from(nodes).ok())
-        .ok_or_else(|| Error::State(format!("the emulated EKS says nothing of its node group: {}", answer.body)))
-}
-
-/// Follows the node group: nodes come and go a few at a time.
-async fn let_nodes_arrive(lab: Weak<Lab>, nodes: Admin, mut ready: u32) {
-    let (step, pause) = NODES_ARRIVE;
-    loop {
-        tokio::time::sleep(pause).await;
-        let Some(lab) = lab.upgrade() else { return };
-        let Ok(desired) = desired_nodes(&lab).await else { continue };
-        let next = if desired > ready { desired.min(ready + step) } else { desired.max(ready.saturating_sub(step)) };
-        if next != ready && nodes.set_ready_nodes(&lab.addresses().aws.node_group, next).await.is_ok() {
-            ready = next;
-        }
-    }
 }

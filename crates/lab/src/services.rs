@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
@@ -20,9 +20,11 @@ use tokio_postgres::Config;
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use crate::error::{Error, Result};
+use crate::kubernetes::{Kubelet, Verdict, Workload};
 use crate::ports;
 use crate::postgres::{Pair, Role, Server};
 use crate::tls::Authority;
+use async_trait::async_trait;
 
 /// The services and the database that each writes to; `live-video` keeps nothing.
 pub const SERVICES: [(&str, Option<&str>); 6] = [
@@ -61,7 +63,41 @@ struct Handler {
     connector: MakeRustlsConnect,
 }
 
+/// Starts and ends the services of a region with their Deployments: a service answers while its Deployment has replicas
+/// and is not wired to the lost database.
+#[derive(Clone)]
+pub(crate) struct Wire {
+    state: Arc<Mutex<Services>>,
+    /// Port of a database that workloads of this region must not be wired to.
+    lost_database: Option<u16>,
+}
+
+/// The kubelet of a region's cluster, whose services come later than the cluster.
+pub(crate) struct WiredKubelet(pub(crate) Arc<OnceLock<Wire>>);
+
+#[async_trait]
+impl Kubelet for WiredKubelet {
+    async fn run(&self, workload: &Workload) -> Verdict {
+        let Some(wire) = self.0.get() else { return Verdict::NotYet };
+        let wired_to = workload.env.get("PGPORT").and_then(|port| port.parse().ok());
+        let works = workload.replicas > 0 && (wired_to.is_none() || wired_to != wire.lost_database);
+        let mut state = lock(&wire.state);
+        if works {
+            state.broken.remove(&workload.name);
+        } else {
+            state.broken.insert(workload.name.clone());
+        }
+        Verdict::Running
+    }
+}
+
 impl Region {
+    /// What ties the services to Deployments. Until a Deployment runs, its service does not answer.
+    pub(crate) fn wire_to_deployments(&self, lost_database: Option<u16>) -> Wire {
+        lock(&self.state).broken.extend(SERVICES.iter().map(|(name, _)| (*name).to_owned()));
+        Wire { state: self.state.clone(), lost_database }
+    }
+
     /// Starts the services of a region, writing to `server` as the application.
     pub async fn start(name: &str, pair: &Pair, server: &Server) -> Result<Self> {
         let region = Self {

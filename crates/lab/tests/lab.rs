@@ -35,7 +35,7 @@ async fn two_labs_stand_side_by_side_and_one_outlives_the_other() {
     });
     let one = Lab::start(Options { progress, ..Options::default() }).await.unwrap();
     println!("one lab in {:.1?}: {:#?}", begun.elapsed(), stages.lock().unwrap());
-    assert_eq!(stages.lock().unwrap().len(), 6);
+    assert_eq!(stages.lock().unwrap().len(), 8);
     let other = Lab::start(Options::default()).await.unwrap();
     for lab in [&one, &other] {
         assert_eq!(status(&lab.addresses().public_url).await, 200);
@@ -43,10 +43,12 @@ async fn two_labs_stand_side_by_side_and_one_outlives_the_other() {
     assert_ne!(one.addresses().databases, other.addresses().databases);
 
     let folders = [one.pair.folder().path().to_owned(), one.folder().to_owned()];
+    let cluster = one.secondary_cluster().unwrap().folder().to_owned();
     drop(one);
     for folder in folders {
         assert!(!folder.exists() && running_in(&folder) == 0, "{}", folder.display());
     }
+    assert_eq!(running_in(&cluster), 0);
     assert_eq!(status(&other.addresses().public_url).await, 200);
     other.pair.primary.write("undisturbed").await.unwrap();
 }
@@ -75,6 +77,7 @@ async fn a_region_is_lost_and_recovered_by_hand() {
     }
     load.stop().await;
     assert_eq!(lab.edge.ever_all_unhealthy(), None);
+    assert!(lab.primary_cluster().is_none());
     assert!(load.two_primaries().is_none());
     println!(
         "outage {:.1?}, lost {:?}",
@@ -83,12 +86,42 @@ async fn a_region_is_lost_and_recovered_by_hand() {
     );
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nodes_follow_their_node_group_and_the_primary_runs_the_bundle() {
+    let kubernetes = Some([lab::kubernetes::Flavour::Small; 2]);
+    let lab = Lab::start(Options { kubernetes, ..Options::default() }).await.unwrap();
+    let names = lab.addresses();
+    let nodes = lab.nodes.as_ref().unwrap();
+    assert_eq!(nodes.ready(), 2);
+    let update = serde_json::json!({ "scalingConfig": { "minSize": 10, "maxSize": 60, "desiredSize": 50 } });
+    let path = format!("/clusters/{}/node-groups/{}/update-config", names.aws.clusters[1], names.aws.node_group);
+    let json = [("content-type", "application/json")];
+    let region = names.regions[1];
+    let asked = lab.aws.call("eks", region, reqwest::Method::POST, &path, &json, update.to_string()).await.unwrap();
+    assert!(asked.status.is_success(), "{}", asked.body);
+    while nodes.ready() < 50 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let secondary = lab.secondary_cluster().unwrap();
+    assert_eq!(secondary.admin().list("/api/v1/nodes", "").await.unwrap().len(), 50);
+
+    let primary = lab.primary_cluster().unwrap();
+    let running = primary.deployment("core-apis").await.unwrap().unwrap();
+    assert_eq!(running["spec"]["replicas"], 12);
+    assert!(secondary.deployment("core-apis").await.unwrap().is_none(), "nothing runs there yet");
+    let bundle = lab.aws.object(&names.aws.evidence_bucket, names.bundle_key).await.unwrap().unwrap();
+    assert!(bundle.contains("${DATABASE_HOST}"));
+    assert_eq!(names.clusters.len(), 2);
+}
+
 /// Started by the tests below as a process of its own, to be ended.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "the other half of the tests that end an owner"]
 async fn owner_that_waits_for_its_end() {
     let lab = Lab::start(Options::default()).await.unwrap();
-    let note = format!("{}\n{}\n", lab.pair.folder().path().display(), lab.folder().display());
+    let cluster = lab.secondary_cluster().unwrap();
+    let folders = [lab.pair.folder().path(), lab.folder(), cluster.folder()];
+    let note: String = folders.iter().map(|folder| format!("{}\n", folder.display())).collect();
     std::fs::write(std::env::var_os("LAB_TEST_FOLDER_FILE").unwrap(), note).unwrap();
     assert!(std::env::var_os("LAB_TEST_PANIC").is_none(), "this is the panic that the test asks for");
     std::future::pending::<()>().await;
@@ -105,7 +138,7 @@ async fn ends(panics: bool, signal: Option<&str>) {
     let deadline = Instant::now() + Duration::from_secs(120);
     let folders: Vec<PathBuf> = loop {
         let note = std::fs::read_to_string(note.path()).unwrap();
-        if note.ends_with('\n') {
+        if note.lines().count() == 3 && note.ends_with('\n') {
             break note.lines().map(PathBuf::from).collect();
         }
         assert!(Instant::now() < deadline, "the owner has made its lab");

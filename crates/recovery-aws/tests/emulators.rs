@@ -1,9 +1,15 @@
 //! The adapters against the lab's emulated AWS, through the SDK as the suite uses it.
 
-use lab::aws::{Aws as EmulatedAws, Seed, Seeded};
+use std::{sync::Arc, time::Duration};
+
+use lab::{
+    aws::{Aws as EmulatedAws, SECONDARY, Seed, Seeded},
+    postgres::Pair,
+    rds::{GLOBAL_CLUSTER, Options, Rds, cluster_arn},
+};
 use recovery::{
     cluster::{NodeGroup, NodeGroupSize},
-    database::{DatabaseError, ReplicaRole},
+    database::{DatabaseError, Manner, Replica, ReplicaRole},
     fault::{Classified, Fault},
     names::NamesError,
     notice::Notice,
@@ -96,7 +102,7 @@ async fn a_record_is_changed_and_comes_into_sync() {
         if records.is_in_sync(&change).await.unwrap() {
             return;
         }
-        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
     }
     panic!("the change did not come into sync");
 }
@@ -136,6 +142,48 @@ async fn a_read_replica_follows_and_an_unknown_one_is_refused() {
     let mut own = plan;
     own.postgresql.driver = Driver::SelfManaged;
     assert!(Aws::from_environment(&own, emulated.env()).await.replica().is_none());
+}
+
+/// Looks until the replica stands alone.
+async fn wait_until_standalone(replica: &dyn Replica) {
+    for _ in 0..300 {
+        if replica.role().await.unwrap() == ReplicaRole::Standalone {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    panic!("the replica was not promoted: {:?}", replica.role().await);
+}
+
+#[tokio::test]
+async fn a_read_replica_is_promoted_once_however_often_it_is_asked() {
+    let (emulated, _, plan, _) = account().await;
+    let pair = Arc::new(Pair::start(lab::postgres::Options::default()).await.unwrap());
+    let rds = Rds::start(&emulated, Arc::clone(&pair), Options::default()).await.unwrap();
+    let replica = Aws::from_environment(&plan, emulated.env()).await.replica().unwrap();
+    assert_eq!(replica.role().await.unwrap(), ReplicaRole::Following);
+    replica.promote(Manner::Ungraceful).await.unwrap();
+    wait_until_standalone(replica.as_ref()).await;
+    replica.promote(Manner::Ungraceful).await.unwrap();
+    assert_eq!(rds.promotions(), 1);
+    pair.standby.write("after-the-promotion").await.unwrap();
+}
+
+#[tokio::test]
+async fn an_aurora_global_cluster_fails_over_once_however_often_it_is_asked() {
+    let (emulated, _, mut plan, _) = account().await;
+    plan.postgresql.driver = Driver::AuroraGlobal;
+    plan.postgresql.global_cluster = Some(GLOBAL_CLUSTER.to_owned());
+    plan.postgresql.standby.instance = cluster_arn(SECONDARY);
+    let pair = Arc::new(Pair::start(lab::postgres::Options::default()).await.unwrap());
+    let rds = Rds::start(&emulated, Arc::clone(&pair), Options::default()).await.unwrap();
+    let replica = Aws::from_environment(&plan, emulated.env()).await.replica().unwrap();
+    assert_eq!(replica.role().await.unwrap(), ReplicaRole::Following);
+    replica.promote(Manner::Ungraceful).await.unwrap();
+    wait_until_standalone(replica.as_ref()).await;
+    replica.promote(Manner::Ungraceful).await.unwrap();
+    assert_eq!(rds.promotions(), 1);
+    pair.standby.write("after-the-failover").await.unwrap();
 }
 
 #[tokio::test]

@@ -73,12 +73,16 @@ async fn bucket(bundle: Option<&str>) -> (EmulatedAws, Aws) {
     let emulated = EmulatedAws::start().await.unwrap();
     emulated.seed(&Seed::default()).await.unwrap();
     let aws = Aws::from_environment(&plan(), emulated.env()).await;
-    let key = plan().kubernetes.bundle;
-    aws.evidence().delete(&key).await.unwrap();
-    if let Some(bundle) = bundle {
-        aws.evidence().put(&key, "application/yaml", bundle.into(), Precondition::None).await.unwrap();
+    match bundle {
+        Some(bundle) => upload(&aws, bundle).await,
+        None => aws.evidence().delete(&plan().kubernetes.bundle).await.unwrap(),
     }
     (emulated, aws)
+}
+
+async fn upload(aws: &Aws, bundle: &str) {
+    let key = plan().kubernetes.bundle;
+    aws.evidence().put(&key, "application/yaml", bundle.into(), Precondition::None).await.unwrap();
 }
 
 async fn deploy_to(cluster: &Cluster, aws: &Aws, request: Request) -> Result<WorkloadRollout, Error> {
@@ -142,8 +146,11 @@ async fn nothing_is_applied_that_cannot_work_or_before_there_is_a_primary() {
         ("a password", Some(secret.as_str()), Fault::Refused, "Deployment/auth carries `PGDATABASE` in the clear"),
         ("an unknown placeholder", Some(unknown.as_str()), Fault::Permanent, "asks for `DATABASE_PROT`"),
     ];
+    let (_emulated, aws) = bucket(None).await;
     for (situation, bundle, fault, text) in situations {
-        let (_emulated, aws) = bucket(bundle).await;
+        if let Some(bundle) = bundle {
+            upload(&aws, bundle).await;
+        }
         let cluster = Cluster::default();
         let error = deploy_to(&cluster, &aws, event("primary-out-of-reach")).await.unwrap_err();
         let failure = Failure::from(&error);
@@ -151,7 +158,7 @@ async fn nothing_is_applied_that_cannot_work_or_before_there_is_a_primary() {
         assert!(failure.message.contains(text) && !failure.message.contains("hunter2"), "{situation}: {failure}");
         assert!(cluster.applied.lock().unwrap().is_empty(), "{situation}");
     }
-    let (_emulated, aws) = bucket(Some(BUNDLE)).await;
+    upload(&aws, BUNDLE).await;
     let mut early = event("primary-out-of-reach");
     early.run.promotion = None;
     let cluster = Cluster::default();
