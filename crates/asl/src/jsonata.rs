@@ -653,6 +653,8 @@ mod functions {
                 "hash" => evaluator.register_fn("hash", hash)?,
                 "partition" => evaluator.register_fn("partition", partition)?,
                 "range" => evaluator.register_fn("range", range)?,
+                // The engine leaves spaces as they are.
+                "encodeUrl" => evaluator.register_fn_override("encodeUrl", encode_url)?,
                 "uuid" => {
                     let random = Rc::clone(random);
                     evaluator
@@ -701,6 +703,24 @@ mod functions {
         }
         let ast = parser::parse(source).map_err(|problem| error(problem.to_string()))?;
         Evaluator::with_context(context).evaluate(&ast, &JValue::Undefined)
+    }
+
+    /// `encodeURI` of JavaScript.
+    fn encode_url(args: &[JValue]) -> Answer {
+        let text = match args {
+            [] | [JValue::Undefined, ..] => return Ok(JValue::Undefined),
+            [JValue::String(text), ..] => text,
+            _ => return Err(error("T0410: Argument 1 of function \"encodeUrl\" does not match function signature")),
+        };
+        let mut encoded = String::with_capacity(text.len());
+        for byte in text.bytes() {
+            if byte.is_ascii_alphanumeric() || b";,/?:@&=+$-_.!~*'()#".contains(&byte) {
+                encoded.push(char::from(byte));
+            } else {
+                encoded.push_str(&format!("%{byte:02X}"));
+            }
+        }
+        Ok(JValue::string(encoded))
     }
 
     fn parse(args: &[JValue]) -> Answer {

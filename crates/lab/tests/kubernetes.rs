@@ -1,5 +1,7 @@
 //! Clusters of the lab: they end with their owner, stand side by side, and are what they say.
 
+#![allow(clippy::unwrap_used)] // also in the functions that tests share
+
 use std::time::{Duration, Instant};
 
 use lab::kubernetes::{Cluster, Flavour, Options};

@@ -13,10 +13,14 @@ const REPLICA: &str = "sparc-prod-replica-us-west-2";
 const ID: [(&str, &str); 1] = [("DBInstanceIdentifier", REPLICA)];
 
 async fn world() -> (Aws, Arc<Pair>, Rds) {
+    world_where(Options::default()).await
+}
+
+async fn world_where(options: Options) -> (Aws, Arc<Pair>, Rds) {
     let (pair, aws) = tokio::join!(Pair::start(postgres::Options::default()), Aws::start());
     let (pair, aws) = (Arc::new(pair.unwrap()), aws.unwrap());
     aws.seed(&Seed::default()).await.unwrap();
-    let rds = Rds::start(&aws, pair.clone(), Options::default()).await.unwrap();
+    let rds = Rds::start(&aws, pair.clone(), options).await.unwrap();
     (aws, pair, rds)
 }
 
@@ -27,7 +31,9 @@ fn text(xml: &str, name: &str) -> Option<String> {
 
 #[tokio::test]
 async fn promoting_the_replica_promotes_the_standby_and_takes_its_time() {
-    let (aws, pair, rds) = world().await;
+    // Long enough to be seen on a machine that is busy with other tests.
+    let slow = Options { linger: Duration::from_secs(2), modifying: Duration::from_secs(2), reboot: true };
+    let (aws, pair, rds) = world_where(slow).await;
     assert_eq!(aws.endpoint("RDS"), rds.url());
     let describe = async || rds.query(SECONDARY, "DescribeDBInstances", &ID).await.unwrap().1;
     let before = describe().await;
@@ -110,7 +116,8 @@ async fn refusals_are_those_of_aws() {
 
 #[tokio::test]
 async fn a_global_cluster_switches_over_without_loss_and_its_writer_flag_moves_first() {
-    let (_aws, pair, rds) = world().await;
+    let slow = Options { linger: Duration::from_secs(2), ..Options::default() };
+    let (_aws, pair, rds) = world_where(slow).await;
     pair.primary.write("last before").await.unwrap();
     let target = cluster_arn(SECONDARY);
     let parameters = [("GlobalClusterIdentifier", GLOBAL_CLUSTER), ("TargetDbClusterIdentifier", target.as_str())];

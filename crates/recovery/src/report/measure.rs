@@ -10,7 +10,7 @@ use crate::{
     notice::utc,
     objective::{Priority, RecoveryPoint, Span, human_seconds},
     plan::{Component, Mechanism, Objective, Plan},
-    run::Run,
+    run::{Run, RunOutcome},
 };
 
 /// How a measurement stands to its objective.
@@ -137,6 +137,12 @@ fn healthy_at(run: &Run, service: &str) -> Option<Timestamp> {
         .max()
 }
 
+/// Whether the platform left the primary region. If it did not, that region may well be serving: a run that was refused
+/// because the primary works must not report that services are away.
+fn has_moved(run: &Run) -> bool {
+    matches!(run.outcome(), RunOutcome::Recovered | RunOutcome::Incomplete)
+}
+
 /// When the last of the plan's services was back.
 pub(super) fn recovered_at(plan_services: &[ServiceResult]) -> Option<Timestamp> {
     plan_services.iter().map(|service| service.back_at).collect::<Option<Vec<_>>>()?.into_iter().max()
@@ -172,7 +178,7 @@ impl Measurements {
                 ScenarioResult {
                     name: scenario.name.clone(),
                     title: scenario.title.clone(),
-                    rto: rto.exceeded_by_now(away),
+                    rto: if has_moved(run) { rto.exceeded_by_now(away) } else { rto },
                 }
             });
         Measurements { services, components, scenario }
@@ -212,6 +218,9 @@ fn measure_service(
             Err("it answers in the secondary region, but the public name was not seen to lead there".to_owned())
         }
         (Some(_), None) if reached.is_some() => Err("nothing asked it, or it did not answer".to_owned()),
+        (Some(_), None) if !has_moved(run) => {
+            Err("nothing has moved, so this run does not know whether the primary region serves it".to_owned())
+        }
         (Some(began), None) => Err(format!(
             "not back when this report was written, {} after the impairment",
             human_seconds(seconds_between(began, now))
@@ -224,7 +233,11 @@ fn measure_service(
         priority: objective.priority,
         answered_at: own,
         back_at,
-        rto: Measure::rto(objective.rto, measured).exceeded_by_now(away),
+        rto: if has_moved(run) {
+            Measure::rto(objective.rto, measured).exceeded_by_now(away)
+        } else {
+            Measure::rto(objective.rto, measured)
+        },
         rpo: service_rpo(objective, components),
     }
 }

@@ -296,7 +296,7 @@ fn blank() -> Run {
 }
 
 #[test]
-fn a_refused_run_says_what_a_person_does() {
+fn a_refused_run_says_what_a_person_does_and_does_not_say_that_services_are_away() {
     let mut run = Run { event: serde_json::from_str(ALARM).unwrap(), ..blank() };
     run.failure = Some(RunFailure {
         state: "PlanFailover".to_owned(),
@@ -307,13 +307,15 @@ fn a_refused_run_says_what_a_person_does() {
         })
         .to_string(),
     });
-    let report = of(&run);
+    let report = RecoveryReport::of(&plan(), &run, &[], at("23:00:00"));
     assert_eq!(report.outcome, RunOutcome::Refused);
     assert_eq!(
         report.sentence,
         "The failover was refused and nothing has moved: not failing over: `sparc-prod` still takes writes."
     );
-    assert_eq!(report.next[0], "Request it with mode `graceful`.");
+    assert_eq!(report.next, ["Request it with mode `graceful`."]);
+    // The primary works: nobody knows of a service that is away.
+    assert!(report.services.iter().all(|service| service.rto.verdict == Verdict::Unknown));
 }
 
 #[test]

@@ -387,7 +387,9 @@ pub(super) fn next(plan: &Plan, report: &RecoveryReport) -> Vec<String> {
             next.push(format!("Account for the lost data: {lost}, named in the report."));
         }
     }
-    next.push("Work through the items of the checklist that are not checked.".to_owned());
+    if matches!(report.outcome, RunOutcome::Recovered | RunOutcome::Incomplete) {
+        next.push("Work through the items of the checklist that are not checked.".to_owned());
+    }
     next
 }
 
