@@ -108,7 +108,7 @@ async fn answer_on_aws(folder: &std::path::Path, answer: &Answer) -> Result<&'st
         let pending = match get_json::<PendingApproval>(aws.evidence().as_ref(), &key).await {
             Ok(Some((pending, _))) => pending,
             Ok(None) => return Err(runs::unknown(folder, name, &format!(" and no question in {place}"))),
-            Err(error) => return Err(runs::unknown(folder, name, &format!(", and {} ", chain(&error)))),
+            Err(error) => return Err(runs::unknown(folder, name, &format!(", and {}", chain(&error)))),
         };
         let step_functions = aws.step_functions();
         let sent = if answer.approve {

@@ -40,10 +40,11 @@ pub async fn status(args: StatusArgs) -> Result<u8, Problem> {
     };
     if local.is_none() && held.is_none() {
         let elsewhere = match &fence {
-            Some(Ok(_)) => ", and the fence is not its",
-            Some(Err(_)) | None => "",
+            Some(Ok(_)) => ", and the fence is not its".to_owned(),
+            Some(Err(why)) => format!(", and the fence cannot be read ({why})"),
+            None => String::new(),
         };
-        return Err(runs::unknown(&folder, name, elsewhere));
+        return Err(runs::unknown(&folder, name, &elsewhere));
     }
     if args.json {
         let view = local.as_ref().map(|run| {
