@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 DRILL ?=
 
-.PHONY: help drill test setup setup-tests format lint bench
+.PHONY: help drill test setup setup-tests lint
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -18,9 +18,6 @@ test: setup-tests lint ## Format, lints, and every test on real parts
 lint:
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- --deny warnings
-
-bench: setup ## Measurements beside their peers (see docs/performance.md)
-	bench/run
 
 setup:
 	@lab/setup

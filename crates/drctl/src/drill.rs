@@ -4,6 +4,7 @@
 //! `drctl run` recovers. Only this process knows the clients, so it adds to the report what they saw.
 
 use std::{
+    io::IsTerminal,
     path::{Path, PathBuf},
     process::Stdio,
     sync::Arc,
@@ -214,6 +215,10 @@ async fn finish(
         println!("{}", crate::plan::pretty(&report)?);
     } else {
         tell(load, &report, platform, &place);
+        let desktop = ["DISPLAY", "WAYLAND_DISPLAY"].iter().any(|name| std::env::var_os(name).is_some());
+        if desktop && std::io::stdout().is_terminal() {
+            crate::report::open(&place)?;
+        }
     }
     Ok(if record.outcome() == RunOutcome::Recovered { exit::DONE } else { exit::FOUND })
 }

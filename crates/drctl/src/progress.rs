@@ -125,6 +125,8 @@ impl Progress {
         let took = human_seconds(event.timestamp.duration_since(done.since).as_secs_f64());
         let failed = done.trouble.is_some();
         let what = match (&done.trouble, &done.result) {
+            // Without a terminal the last attempt has had a line of its own.
+            (Some(_), _) if self.bars.is_none() => String::new(),
             (Some(trouble), _) => trouble.clone(),
             (None, Some(result)) => seen(state, result).unwrap_or_default(),
             (None, None) => String::new(),

@@ -77,7 +77,8 @@ async fn from_bucket(args: &ReportArgs, folder: &std::path::Path, form: &str) ->
 }
 
 /// Hands a page to whatever shows pages here.
-fn open(page: &std::path::Path) -> Result<(), Problem> {
+/// Opens a page with whatever this desktop opens pages with.
+pub fn open(page: &std::path::Path) -> Result<(), Problem> {
     let opener = if cfg!(target_os = "macos") { "open" } else { "xdg-open" };
     std::process::Command::new(opener)
         .arg(page)

@@ -11,7 +11,7 @@
 //! evidence bucket, because asking again would make a new change that is pending again.
 //! <https://docs.aws.amazon.com/Route53/latest/DeveloperGuide/dns-failover-problems.html>
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, btree_map::Entry};
 
 use jiff::{SignedDuration, Timestamp};
 use recovery::{
@@ -323,9 +323,9 @@ async fn sync_records(run: &str, names: &NamesChange, means: &Means<'_>) -> Resu
     let before = changes.len();
     for record in &names.records {
         let name = format!("{} {}", record.name, record.kind);
-        if !changes.contains_key(&name) {
+        if let Entry::Vacant(unasked) = changes.entry(name) {
             let change = means.records.upsert(record, &format!("run {run}")).await.map_err(Error::Names)?;
-            changes.insert(name, change);
+            unasked.insert(change);
         }
     }
     if changes.len() > before {
