@@ -49,6 +49,14 @@ impl Suite {
     /// Something that the plan names beside itself cannot be used.
     pub async fn open(settings: Settings) -> Result<Arc<Suite>, Failure> {
         let aws = Aws::from_plan(&settings.plan).await;
+        Suite::with(settings, aws)
+    }
+
+    /// Puts the suite together on an AWS that is reached in another way than this process's environment says.
+    ///
+    /// # Errors
+    /// As [`Suite::open`].
+    pub fn with(settings: Settings, aws: Aws) -> Result<Arc<Suite>, Failure> {
         Ok(Arc::new(Suite {
             databases: databases(&settings, &aws)?,
             primary_cluster: workloads(&settings, &aws, Side::Primary)?,
