@@ -7,10 +7,12 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::fmt;
+use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use futures::FutureExt;
 use futures::future::{AbortHandle, Abortable, Aborted};
 use futures::stream::{FuturesUnordered, StreamExt};
 use jiff::Timestamp;
@@ -366,7 +368,7 @@ impl Execution {
                         let id = call.call;
                         let (abort, registration) = AbortHandle::new_pair();
                         aborts.insert(id, abort);
-                        let work = Abortable::new(handler.invoke(call), registration);
+                        let work = Abortable::new(surviving(handler, call), registration);
                         calls.push(Box::pin(async move { (id, work.await) }));
                     }
                     Effect::Cancel { call } => {
@@ -445,6 +447,16 @@ impl Execution {
         }
         journal.append(&[Record::Intent { calls }]).await.map_err(RunError::Journal)
     }
+}
+
+/// Makes a call; a handler that panics fails its task like a function whose process died, and the run goes on.
+async fn surviving(handler: &dyn TaskHandler, call: TaskCall) -> TaskOutcome {
+    // Nothing of ours is shared with the handler, so nothing of ours can be left half done.
+    AssertUnwindSafe(handler.invoke(call)).catch_unwind().await.unwrap_or_else(|payload| {
+        let message = payload.downcast_ref::<&str>().map(|text| (*text).to_owned());
+        let message = message.or_else(|| payload.downcast_ref::<String>().cloned()).unwrap_or_default();
+        TaskOutcome::function_failed("Runtime.ExitError", &format!("the handler panicked: {message}"))
+    })
 }
 
 /// Answers a command and gives the input it amounts to.
