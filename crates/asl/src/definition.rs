@@ -638,7 +638,7 @@ impl Compiler {
         };
         let any_end = states.iter().zip(&reached).any(|(state, reached)| *reached && ends(state));
         if !any_end && let Some(member) = members.first() {
-            self.error(
+            self.warn(
                 "no-end",
                 member.place,
                 path,
@@ -862,7 +862,7 @@ impl Compiler {
                 _ => (member.key.as_str(), false),
             };
             if !is_variable_name(name) {
-                self.error("bad-name", member.place, &at, format!("`{name}` cannot be the name of a variable: begin with a letter, go on with letters, digits and `_`, at most 80, and not `states`"));
+                self.error("bad-name", member.place, &at, format!("`{name}` cannot be the name of a variable: letters, digits and `_`, not a digit first, at most 80, and not `states`"));
             }
             let template = match (scene.language, computed) {
                 (QueryLanguage::JSONata, _) => self.jsonata_template(&member.value, &at),
@@ -1873,7 +1873,7 @@ fn collapse_object(members: Vec<(Arc<str>, Template)>) -> Template {
 /// Letters as Unicode identifiers have them, then digits and underscores too.
 fn is_variable_name(name: &str) -> bool {
     let mut letters = name.chars();
-    letters.next().is_some_and(char::is_alphabetic)
+    letters.next().is_some_and(|letter| letter.is_alphabetic() || letter == '_')
         && letters.all(|letter| letter.is_alphanumeric() || letter == '_')
         && name.chars().count() <= 80
         && name != "states"

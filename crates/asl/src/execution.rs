@@ -7,10 +7,12 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::fmt;
+use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use futures::FutureExt;
 use futures::future::{AbortHandle, Abortable, Aborted};
 use futures::stream::{FuturesUnordered, StreamExt};
 use jiff::Timestamp;
@@ -313,23 +315,21 @@ impl Execution {
         self.core.current_states()
     }
 
-    /// Notes an input before it is acted upon.
-    async fn note(&mut self, input: &Input) -> Result<(), RunError> {
-        let Some(journal) = &mut self.journal else { return Ok(()) };
+    /// The records of an input; the first one also says how the run was started.
+    fn records_of(&mut self, input: &Input) -> Vec<Record> {
         let happened =
             Record::Happened { at: self.now, continued: std::mem::take(&mut self.continued), input: input.clone() };
-        let records = match input {
-            Input::Start(_) => {
-                let started = Record::Started {
+        match input {
+            Input::Start(_) => vec![
+                Record::Started {
                     engine: ENGINE_VERSION,
                     definition: self.definition.clone(),
                     settings: (*self.settings).clone(),
-                };
-                vec![started, happened]
-            }
+                },
+                happened,
+            ],
             _ => vec![happened],
-        };
-        journal.append(&records).await.map_err(RunError::Journal)
+        }
     }
 
     /// Runs to the end.
@@ -358,15 +358,15 @@ impl Execution {
         let repeated: Vec<TaskCall> = std::mem::take(&mut self.open);
         waiting.extend(repeated.iter().map(|call| Input::CallRepeated { call: call.call }));
         let mut effects: Vec<Effect> = repeated.into_iter().map(Effect::Invoke).collect();
+        self.write(intents(&effects)).await?;
         loop {
-            self.intend(&effects).await?;
             for effect in effects.drain(..) {
                 match effect {
                     Effect::Invoke(call) => {
                         let id = call.call;
                         let (abort, registration) = AbortHandle::new_pair();
                         aborts.insert(id, abort);
-                        let work = Abortable::new(handler.invoke(call), registration);
+                        let work = Abortable::new(surviving(handler, call), registration);
                         calls.push(Box::pin(async move { (id, work.await) }));
                     }
                     Effect::Cancel { call } => {
@@ -377,13 +377,14 @@ impl Execution {
                     Effect::Done(outcome) => return Ok(outcome),
                 }
             }
+            let mut answer = None;
             let next = if let Some(input) = waiting.pop_front() {
                 input
             } else if self.more {
                 // Let others have a turn, and let commands through: a machine may go round without ever waiting.
                 tokio::task::yield_now().await;
                 match commands.try_recv() {
-                    Ok(command) => accept(&self.core, command),
+                    Ok(command) => accept(&self.core, command, &mut answer),
                     Err(_) => Input::Continue,
                 }
             } else {
@@ -395,7 +396,7 @@ impl Execution {
                 tokio::select! {
                     biased;
                     command = commands.recv(), if listening => match command {
-                        Some(command) => accept(&self.core, command),
+                        Some(command) => accept(&self.core, command, &mut answer),
                         None => {
                             listening = false;
                             continue;
@@ -411,6 +412,7 @@ impl Execution {
                     () = async { match timer { Some(at) => clock.sleep_until(at).await, None => std::future::pending().await } } => Input::Clock,
                 }
             };
+            let mut records = Vec::new();
             if matches!(next, Input::Continue) {
                 if !self.more {
                     continue;
@@ -419,10 +421,20 @@ impl Execution {
                 self.continued += 1;
             } else {
                 self.now = self.now.max(clock.now());
-                self.note(&next).await?;
+                if self.journal.is_some() {
+                    records = self.records_of(&next);
+                }
             }
+            // The core only thinks; what it thinks is acted upon when the input and the calls that follow from it are
+            // safe, with one sync for both.
             let progress = self.core.apply(self.now, next);
             self.more = progress.more;
+            records.extend(intents(&progress.effects));
+            self.write(records).await?;
+            if let Some(answer) = answer {
+                // Whoever asked may have gone away.
+                let _: Result<(), _> = answer.send(Ok(()));
+            }
             if !progress.events.is_empty() {
                 observer.record(&progress.events).await.map_err(RunError::Observer)?;
             }
@@ -430,25 +442,38 @@ impl Execution {
         }
     }
 
-    /// Notes calls before they are made.
-    async fn intend(&mut self, effects: &[Effect]) -> Result<(), RunError> {
-        let Some(journal) = &mut self.journal else { return Ok(()) };
-        let calls: Vec<(u64, String)> = effects
-            .iter()
-            .filter_map(|effect| match effect {
-                Effect::Invoke(call) => Some((call.call, call.idempotency_key.clone())),
-                _ => None,
-            })
-            .collect();
-        if calls.is_empty() {
-            return Ok(());
+    async fn write(&mut self, records: Vec<Record>) -> Result<(), RunError> {
+        match &mut self.journal {
+            Some(journal) if !records.is_empty() => journal.append(&records).await.map_err(RunError::Journal),
+            _ => Ok(()),
         }
-        journal.append(&[Record::Intent { calls }]).await.map_err(RunError::Journal)
     }
 }
 
-/// Answers a command and gives the input it amounts to.
-fn accept(core: &Core, command: Command) -> Input {
+/// The record of calls that are about to be made.
+fn intents(effects: &[Effect]) -> Vec<Record> {
+    let calls: Vec<(u64, String)> = effects
+        .iter()
+        .filter_map(|effect| match effect {
+            Effect::Invoke(call) => Some((call.call, call.idempotency_key.clone())),
+            _ => None,
+        })
+        .collect();
+    if calls.is_empty() { Vec::new() } else { vec![Record::Intent { calls }] }
+}
+
+/// Makes a call; a handler that panics fails its task like a function whose process died, and the run goes on.
+async fn surviving(handler: &dyn TaskHandler, call: TaskCall) -> TaskOutcome {
+    // Nothing of ours is shared with the handler, so nothing of ours can be left half done.
+    AssertUnwindSafe(handler.invoke(call)).catch_unwind().await.unwrap_or_else(|payload| {
+        let message = payload.downcast_ref::<&str>().map(|text| (*text).to_owned());
+        let message = message.or_else(|| payload.downcast_ref::<String>().cloned()).unwrap_or_default();
+        TaskOutcome::function_failed("Runtime.ExitError", &format!("the handler panicked: {message}"))
+    })
+}
+
+/// The input a command amounts to. One that is taken is answered when it is safe, one that is refused at once.
+fn accept(core: &Core, command: Command, later: &mut Option<oneshot::Sender<Result<(), ControlError>>>) -> Input {
     let Command { input, answer } = command;
     let known = match &input {
         Input::TokenSucceeded { token, .. } | Input::TokenFailed { token, .. } | Input::TokenHeartbeat { token } => {
@@ -456,7 +481,11 @@ fn accept(core: &Core, command: Command) -> Input {
         }
         _ => true,
     };
+    if known {
+        *later = Some(answer);
+        return input;
+    }
     // Whoever asked may have gone away.
-    let _ = answer.send(if known { Ok(()) } else { Err(ControlError::UnknownToken) });
-    if known { input } else { Input::Continue }
+    let _: Result<(), _> = answer.send(Err(ControlError::UnknownToken));
+    Input::Continue
 }

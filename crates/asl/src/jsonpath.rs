@@ -7,6 +7,7 @@
 
 use std::sync::Arc;
 
+use regex::{Regex, RegexBuilder};
 use serde_json::{Map, Value};
 
 use crate::intrinsics;
@@ -91,6 +92,8 @@ enum Filter {
     Not(Box<Filter>),
     Exists(Operand),
     Compare(Operand, Comparison, Operand),
+    /// `=~ /…/`: the whole text matches.
+    Matches(Operand, Regex),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -434,6 +437,11 @@ impl Filter {
             Filter::Any(parts) => parts.iter().any(|part| part.holds(document, item)),
             Filter::Not(part) => !part.holds(document, item),
             Filter::Exists(operand) => operand.value(document, item).is_some(),
+            Filter::Matches(operand, pattern) => operand
+                .value(document, item)
+                .as_ref()
+                .and_then(Value::as_str)
+                .is_some_and(|text| pattern.is_match(text)),
             Filter::Compare(left, comparison, right) => {
                 let (left, right) = (left.value(document, item), right.value(document, item));
                 match (comparison, &left, &right) {
@@ -816,6 +824,10 @@ impl Reader<'_> {
         }
         let left = self.operand(depth)?;
         self.skip_space();
+        if self.eat("=~") {
+            self.skip_space();
+            return Ok(Filter::Matches(left, self.pattern()?));
+        }
         let comparison = [
             ("==", Comparison::Equal),
             ("!=", Comparison::NotEqual),
@@ -831,6 +843,30 @@ impl Reader<'_> {
         let Some(comparison) = comparison else { return Ok(Filter::Exists(left)) };
         self.skip_space();
         Ok(Filter::Compare(left, comparison, self.operand(depth)?))
+    }
+
+    /// `/…/i`, matched against the whole text as Java's `matches` does.
+    fn pattern(&mut self) -> Result<Regex, String> {
+        self.expect("/")?;
+        let mut pattern = String::new();
+        loop {
+            match self.next() {
+                None => return Err("a pattern without a closing `/`".to_owned()),
+                Some('/') => break,
+                Some('\\') if self.peek() == Some('/') => pattern.extend(self.next()),
+                Some('\\') => {
+                    pattern.push('\\');
+                    pattern.extend(self.next());
+                }
+                Some(letter) => pattern.push(letter),
+            }
+        }
+        let ignore_case = self.eat("i");
+        RegexBuilder::new(&format!("^(?:{pattern})$"))
+            .case_insensitive(ignore_case)
+            .size_limit(1 << 20)
+            .build()
+            .map_err(|_| format!("`/{pattern}/` is not a pattern that can be read"))
     }
 
     fn operand(&mut self, depth: usize) -> Result<Operand, String> {
@@ -1024,6 +1060,8 @@ mod tests {
             ("$.store.book[?(@.title == 'A' || @.title == \"C\")].title", json!(["A", "C"])),
             ("$.store.book[?(!(@.isbn))].title", json!(["A"])),
             ("$.store.book[?(@.title in ['A', 'B'])].title", json!(["A", "B"])),
+            ("$.store.book[?(@.title =~ /[ab]/i)].title", json!(["A", "B"])),
+            ("$.store.book[?(@.isbn =~ /0-.*/ && @.price < 20)].title", json!(["B"])),
             ("$.store.bicycle['color','price']", json!({"color": "red", "price": 19.95})),
             ("$.nothing[*]", json!([])),
             ("$.nothing.at[1:5].all", json!([])),

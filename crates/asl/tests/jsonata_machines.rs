@@ -665,3 +665,22 @@ async fn a_distributed_map_tolerates_as_many_failures_as_it_says() {
     assert_eq!(strict.output(), &json!("too many"));
     assert!(strict.types().contains(&"MapRunFailed"));
 }
+
+#[tokio::test]
+async fn a_handler_that_panics_fails_its_task_and_not_the_run() {
+    struct Clumsy;
+    #[async_trait]
+    impl TaskHandler for Clumsy {
+        async fn invoke(&self, call: TaskCall) -> TaskOutcome {
+            panic!("no answer for {}", call.state);
+        }
+    }
+    let definition = machine(json!({
+        "T": {"Type": "Task", "Resource": FUNCTION, "Catch": [{"ErrorEquals": ["Runtime.ExitError"], "Next": "P"}], "End": true},
+        "P": {"Type": "Pass", "Output": "{% $parse($states.input.Cause).errorMessage %}", "End": true}
+    }));
+    let machine = Arc::new(Machine::parse(&definition.to_string()).unwrap());
+    let execution = Execution::start(machine, json!({}), Settings::new("us-east-1", "111122223333", "M", "r"));
+    let outcome = execution.run(&Clumsy, &VirtualClock::at(start()), &mut asl::Unobserved).await.unwrap();
+    assert_eq!(outcome.output.unwrap().value(), &json!("the handler panicked: no answer for T"));
+}

@@ -4,6 +4,8 @@
 //! Each situation has a namespace of its own. A real server takes seconds to start, so one test walks through all
 //! situations on one server; on the small API each is a test by itself.
 
+#![allow(clippy::unwrap_used)] // steps that several tests share stand outside of `#[test]` functions
+
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
@@ -235,12 +237,15 @@ async fn a_stuck_rollout_says_why(stage: &Stage) {
     assert_eq!(missing.stuck.as_deref(), Some("there is no Deployment `nobody` in namespace `stuck`"));
 }
 
+/// Name, replicas, and what is remembered: replicas and epoch.
+type Count = (String, u32, Option<(u32, u64)>);
+
 async fn writers_stop_once_and_get_their_own_counts_back(stage: &Stage) {
     let cluster = stage.namespace("writers").await;
     let agent = deployment("agent", "agent:1", Some(1)).replace("labels: {sparc.example/writes: 'true'}", "labels: {}");
     let idle = deployment("idle", "idle:1", Some(0));
     cluster.apply(&bundle(&[config("db"), deployment("core-apis", "core:1", Some(3)), idle, agent])).await.unwrap();
-    let counts = |writers: Vec<Writer>| -> Vec<(String, u32, Option<(u32, u64)>)> {
+    let counts = |writers: Vec<Writer>| -> Vec<Count> {
         writers.into_iter().map(|w| (w.name, w.replicas, w.remembered.map(|r| (r.replicas, r.epoch)))).collect()
     };
     let of = |core: (u32, Option<(u32, u64)>), idle: (u32, Option<(u32, u64)>)| {
