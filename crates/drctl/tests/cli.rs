@@ -1,5 +1,7 @@
 //! The command line as a person meets it: what it prints, what it refuses, and with which exit code.
 
+#![allow(clippy::unwrap_used)]
+
 use std::{
     path::{Path, PathBuf},
     process::{Command, Output},

@@ -28,6 +28,7 @@ pub mod cache;
 pub mod edge;
 pub mod faults;
 pub mod kubernetes;
+pub mod lambda;
 pub mod load;
 pub mod nodes;
 pub mod platform;

@@ -1,5 +1,7 @@
 //! Compares the table of calls with what is really called: adapters, functions and state machines.
 
+#![allow(clippy::unwrap_used)]
+
 use std::{
     collections::BTreeSet,
     fs,

@@ -1,5 +1,7 @@
 //! The adapters against the lab's emulated AWS, through the SDK as the suite uses it.
 
+#![allow(clippy::unwrap_used)]
+
 use std::{sync::Arc, time::Duration};
 
 use lab::{

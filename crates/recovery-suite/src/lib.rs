@@ -199,7 +199,7 @@ impl TaskHandler for Linked {
             let arn = &call.resource.arn;
             return TaskOutcome::failure(
                 "States.Runtime",
-                &format!("`{arn}` is not a function; only functions are linked in"),
+                format!("`{arn}` is not a function; only functions are linked in"),
             );
         };
         let name = function.function.rsplit(':').next().unwrap_or_default().to_owned();

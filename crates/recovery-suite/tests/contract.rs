@@ -1,5 +1,7 @@
 //! Keeps the languages together: state machines, functions, events and the domain use the same names.
 
+#![allow(clippy::unwrap_used)]
+
 use std::{
     collections::BTreeSet,
     fs,

@@ -1,5 +1,7 @@
 //! The steps around the point of no return, on a real PostgreSQL pair and emulated AWS: late, lost and repeated.
 
+#![allow(clippy::unwrap_used)]
+
 use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;

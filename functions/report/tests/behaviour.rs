@@ -1,5 +1,7 @@
 //! The report function on a bucket in memory that behaves as S3 does: late, refusing, repeated.
 
+#![allow(clippy::unwrap_used)]
+
 use std::{collections::BTreeMap, path::Path, sync::Mutex};
 
 use async_trait::async_trait;

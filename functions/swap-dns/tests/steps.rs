@@ -1,5 +1,7 @@
 //! Late, wrong, lost and repeated answers, on the lab's emulated AWS.
 
+#![allow(clippy::unwrap_used)]
+
 use std::time::Duration;
 
 use async_trait::async_trait;

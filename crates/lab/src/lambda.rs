@@ -1,0 +1,115 @@
+//! A function's binary as Lambda runs it: under the AWS Lambda Runtime Interface Emulator.
+//!
+//! The emulator is a binary inside the `aws-sam-cli` wheel. It answers an error of the function with status 200 and a body
+//! that has `errorType`, like Lambda's own API; a second invocation at the same time ends it, so one is made after the other.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::error::{Error, Result};
+use crate::folder::Folder;
+use crate::process::{Launch, Process};
+use crate::{cache, ports, python};
+
+const REQUIREMENTS: &str = include_str!("../../../lab/lambda-requirements.txt");
+/// Longest wait for an answer, the function's init included.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A function's process behind Lambda's runtime interface.
+#[derive(Debug)]
+pub struct Function {
+    url: String,
+    http: reqwest::Client,
+    log: PathBuf,
+    _process: Process,
+    _folder: Arc<Folder>,
+}
+
+impl Function {
+    /// Starts the emulator for a binary. The function itself starts with the first invocation.
+    ///
+    /// # Errors
+    /// The emulator cannot be had or does not listen.
+    pub async fn start(binary: &Path, env: Vec<(String, String)>) -> Result<Function> {
+        let emulator = emulator()?;
+        let folder = Arc::new(Folder::on_disk()?);
+        let (address, api) = (ports::free()?, ports::free()?);
+        let log = folder.path().join("lambda.log");
+        let process = Process::start(Launch {
+            program: &emulator,
+            // Both addresses: the default is every interface.
+            args: vec![
+                "--runtime-interface-emulator-address".to_owned(),
+                format!("127.0.0.1:{address}"),
+                "--runtime-api-address".to_owned(),
+                format!("127.0.0.1:{api}"),
+                binary.display().to_string(),
+            ],
+            env,
+            working_directory: folder.path(),
+            log: &log,
+            account: None,
+            death_signal: "KILL",
+        })?;
+        let url = format!("http://127.0.0.1:{address}/2015-03-31/functions/function/invocations");
+        let http = reqwest::Client::builder().no_proxy().timeout(PATIENCE).build();
+        let http = http.map_err(|error| Error::State(format!("no HTTP client: {error}")))?;
+        let function = Function { url, http, log, _process: process, _folder: folder };
+        for _ in 0..200 {
+            if tokio::net::TcpStream::connect(("127.0.0.1", address)).await.is_ok() {
+                return Ok(function);
+            }
+            tokio::time::sleep(Duration::from_millis(25)).await;
+        }
+        Err(function.not_ready())
+    }
+
+    /// One invocation: the function's result, or its error as `{"errorType": …, "errorMessage": …}`.
+    ///
+    /// # Errors
+    /// The emulator does not answer.
+    pub async fn invoke(&self, payload: &Value) -> Result<Value> {
+        let sent = self.http.post(&self.url).body(payload.to_string()).send().await;
+        let answer = match sent {
+            Ok(answer) => answer.bytes().await,
+            Err(error) => Err(error),
+        };
+        let body = answer.map_err(|_| self.not_ready())?;
+        serde_json::from_slice(&body).map_err(|_| {
+            let said = String::from_utf8_lossy(&body).into_owned();
+            Error::Program { program: "the Lambda emulator".to_owned(), said }
+        })
+    }
+
+    /// What the function has logged.
+    pub fn logged(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    fn not_ready(&self) -> Error {
+        Error::NotReady {
+            server: "the Lambda emulator".to_owned(),
+            seconds: PATIENCE.as_secs(),
+            log: self.log.clone(),
+            said: crate::error::tail(&self.log),
+        }
+    }
+}
+
+fn emulator() -> Result<PathBuf> {
+    use std::os::unix::fs::PermissionsExt;
+    let environment = python::environment(&cache::folder()?, "lambda", REQUIREMENTS)?;
+    let libraries = std::fs::read_dir(environment.join("lib")).into_iter().flatten().flatten();
+    let name = format!("site-packages/samcli/local/rapid/aws-lambda-rie-{}", std::env::consts::ARCH);
+    let found = libraries.map(|python| python.path().join(&name)).find(|path| path.is_file());
+    let emulator = found
+        .ok_or_else(|| Error::State(format!("the wheel has no Lambda emulator for {}", std::env::consts::ARCH)))?;
+    // A wheel carries it as data, not as a program.
+    let executable = std::fs::Permissions::from_mode(0o755);
+    std::fs::set_permissions(&emulator, executable)
+        .map_err(Error::system(format!("make {} a program", emulator.display())))?;
+    Ok(emulator)
+}
