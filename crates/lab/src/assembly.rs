@@ -220,6 +220,7 @@ impl Lab {
             for (wire, region, lost) in [(&wires[0], &primary, None), (&wires[1], &secondary, lost_database)] {
                 let _ = wire.set(region.wire_to_deployments(lost));
             }
+            primary.wait_for_deployments().await?;
         }
         let hosts = hosts([&primary, &secondary]);
         let edge = edge::Options { scale: options.edge_scale, distribution: Some(seeded.distribution.clone()), hosts };

@@ -98,6 +98,17 @@ impl Region {
         Wire { state: self.state.clone(), lost_database }
     }
 
+    /// Waits until every service has its Deployment, as long as a kubelet may take to look at them.
+    pub(crate) async fn wait_for_deployments(&self) -> Result<()> {
+        for _ in 0..500 {
+            if lock(&self.state).broken.is_empty() {
+                return Ok(());
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        Err(Error::State(format!("services of {} have no Deployment: {:?}", self.name, lock(&self.state).broken)))
+    }
+
     /// Starts the services of a region, writing to `server` as the application.
     pub async fn start(name: &str, pair: &Pair, server: &Server) -> Result<Self> {
         let region = Self {
