@@ -116,8 +116,14 @@ async fn start(args: &DrillArgs, desk: Option<Desk>) -> Result<Platform, Problem
         }
     });
     let options = Options {
-        // The watcher writes the heartbeats.
-        lab: lab::Options { progress, heartbeat: None, ..lab::Options::default() },
+        lab: lab::Options {
+            // Clients are promised what lies on disk.
+            postgres: lab::postgres::Options { flush: true, ..lab::postgres::Options::default() },
+            progress,
+            // The watcher writes the heartbeats.
+            heartbeat: None,
+            ..lab::Options::default()
+        },
         driver: match args.driver {
             DrillDriver::SelfManaged => Driver::SelfManaged,
             DrillDriver::Rds => Driver::Rds,
