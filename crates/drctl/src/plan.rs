@@ -1,12 +1,13 @@
 //! `drctl plan` and `drctl plan check`.
 
-use std::path::Path;
+use std::{path::Path, sync::Arc};
 
 use recovery::{
     contradictions::{self, Contradiction, Findings},
     objective::human_seconds,
     plan::{Approval, Driver, Mechanism, Method, Plan},
 };
+use recovery_lambda::Settings;
 use serde_json::json;
 
 use crate::{
@@ -14,6 +15,12 @@ use crate::{
     paint::{Paint, Table},
     problem::{Problem, exit},
 };
+
+/// The plan and the folder that names in it start from, for the suite.
+pub fn settings(file: &Path) -> Result<Settings, Problem> {
+    let folder = file.parent().map(Path::to_path_buf).unwrap_or_default();
+    Ok(Settings { plan: Arc::new(Plan::read(file)?), folder })
+}
 
 /// Prints the plan.
 pub fn show(file: &Path, json: bool) -> Result<u8, Problem> {

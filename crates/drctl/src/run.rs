@@ -64,8 +64,7 @@ pub struct RunArgs {
 /// # Errors
 /// Something that was given cannot be used (nothing has changed), or the run's folder failed on the way.
 pub async fn run(args: RunArgs) -> Result<ExitCode, Problem> {
-    let plan_settings =
-        recovery_lambda::Settings::read(&args.plan).map_err(|failure| Problem::input(failure.message))?;
+    let plan_settings = crate::plan::settings(&args.plan)?;
     let event = read_event(&args.event)?;
     let text = machines::definition(&args.machine)?;
     let name = args.name.clone().unwrap_or_else(|| name_from(&args.machine, &event));

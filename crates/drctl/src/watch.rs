@@ -20,8 +20,7 @@ use crate::{
 
 /// Watches until the primary is impaired.
 pub async fn watch(args: WatchArgs) -> Result<u8, Problem> {
-    let settings =
-        recovery_lambda::Settings::read(&args.plan.plan).map_err(|failure| Problem::input(failure.message))?;
+    let settings = crate::plan::settings(&args.plan.plan)?;
     let plan = Arc::clone(&settings.plan);
     let suite = Suite::open(settings).await.map_err(|failure| Problem::input(failure.message))?;
     let mut looks = tokio::time::interval(Duration::from_millis(args.every_ms));
