@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use recovery::incident::Risk;
 
-use crate::run::RunArgs;
+use crate::run::{ResumeArgs, RunArgs};
 
 const EXIT_CODES: &str = "Exit codes:
     0  done, nothing is wrong; a failover recovered
@@ -51,6 +51,9 @@ pub enum Command {
     /// Run a state machine here, when Step Functions cannot be reached
     #[command(after_help = RUN_HELP)]
     Run(RunArgs),
+    /// Take up a run whose runner was killed, from its journal; nothing that was answered is asked again
+    #[command(after_help = "Example:\n  drctl resume failover-2026-11-23")]
+    Resume(ResumeArgs),
     /// Watch the primary from here, and write the alarm's event when it falls silent
     Watch(WatchArgs),
     /// Fail over for practice

@@ -90,11 +90,6 @@ pub fn find(name: &str) -> Result<Definition, Problem> {
     Err(Problem::input(format!("there is no machine `{name}`; {hint}")))
 }
 
-/// The definition of a machine, with its substitutions.
-pub fn definition(name: &str) -> Result<String, Problem> {
-    Ok(find(name)?.text)
-}
-
 impl Definition {
     /// The machine with names in place of ARNs, for looking at it.
     pub fn parse(&self) -> Result<Machine, Problem> {

@@ -57,6 +57,7 @@ fn act(command: Command) -> Result<ExitCode, Problem> {
             AslCommand::Replay { folders, json } => replay::replay(&folders, json),
         },
         Command::Run(args) => return waiting(run::run(args)),
+        Command::Resume(args) => return waiting(run::resume(args)),
         Command::Watch(args) => waiting(watch::watch(args)),
         Command::Drill(args) => waiting(drill::drill(args)),
         Command::Approve(args) => waiting(approval::approve(args)),

@@ -12,8 +12,8 @@ use std::{
 };
 
 use asl::{
-    EventType, Execution, ExecutionStatus, Handle, HistoryEvent, Machine, Observer, ObserverError, Settings,
-    SystemClock,
+    EventType, Execution, ExecutionStatus, FileJournal, Handle, HistoryEvent, JournalError, Machine, Observer,
+    ObserverError, Settings, SystemClock,
 };
 use async_trait::async_trait;
 use jiff::Timestamp;
@@ -59,26 +59,40 @@ pub struct RunArgs {
     pub json: bool,
 }
 
+/// What to take up again.
+#[derive(Clone, Debug, clap::Args)]
+pub struct ResumeArgs {
+    /// Name of the run
+    pub run: String,
+    /// The platform [default: the plan that the run was started with]
+    #[arg(long, value_name = "FILE")]
+    pub plan: Option<PathBuf>,
+    /// Where runs are kept [default: ~/.local/state/drctl/runs]
+    #[arg(long, value_name = "DIR")]
+    pub runs_dir: Option<PathBuf>,
+    /// Print the report of the run as JSON instead of progress
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Name of the journal in a run's folder: every input of the engine, safe on disk before anything follows from it.
+const JOURNAL: &str = "journal";
+
 /// Runs a machine to its end.
 ///
 /// # Errors
 /// Something that was given cannot be used (nothing has changed), or the run's folder failed on the way.
 pub async fn run(args: RunArgs) -> Result<ExitCode, Problem> {
-    let plan_settings = crate::plan::settings(&args.plan)?;
     let event = read_event(&args.event)?;
-    let text = machines::definition(&args.machine)?;
+    let means = Means::gather(&args.plan, &args.machine).await?;
     let name = args.name.clone().unwrap_or_else(|| name_from(&args.machine, &event));
     let folder = RunFolder::new(&args.runs_dir.clone().unwrap_or_else(default_runs), &name)?;
-    let plan = Arc::clone(&plan_settings.plan);
     // An event that starts nothing is the caller's mistake, and is told before anything is begun.
-    recovery::incident::Incident::from_event(&event, &plan)
+    recovery::incident::Incident::from_event(&event, &means.plan)
         .map_err(|error| Problem::input(format!("{}: {}", args.event.display(), recovery::fault::chain(&error))))?;
-    let suite = Suite::open(plan_settings).await.map_err(|failure| Problem::input(failure.message))?;
-    let filled = asl::substitution::fill(&text, &suite.substitutions())
-        .map_err(|problems| not_a_machine(&args.machine, &problems))?;
-    let machine = Arc::new(Machine::parse(&filled).map_err(|problems| not_a_machine(&args.machine, &problems))?);
 
     let hold = folder.hold()?;
+    folder.put_aside(JOURNAL).map_err(|error| unwritable(&folder, &error))?;
     let card = RunCard {
         run: name.clone(),
         machine: args.machine.clone(),
@@ -90,24 +104,88 @@ pub async fn run(args: RunArgs) -> Result<ExitCode, Problem> {
         pid: std::process::id(),
         state: None,
     };
+    let mut settings = Settings::new(means.plan.regions.tertiary.code(), "000000000000", &args.machine, &name);
+    settings.seed = seed(&name);
+    let journal = FileJournal::create(&folder.path().join(JOURNAL)).await.map_err(|error| of_journal(&error))?;
+    let execution = Execution::start(Arc::clone(&means.machine), event.clone(), settings).with_journal(journal);
+    drive(means, folder, hold, card, execution, event, args.json).await
+}
+
+/// Takes up a run whose runner was killed, from its journal: what was answered is not asked again.
+///
+/// # Errors
+/// There is no such run, it has ended, or its journal does not fit this machine.
+pub async fn resume(args: ResumeArgs) -> Result<ExitCode, Problem> {
+    let runs = args.runs_dir.clone().unwrap_or_else(default_runs);
+    let folder = crate::runs::find(&runs, &args.run)?.ok_or_else(|| crate::runs::unknown(&runs, &args.run, ""))?;
+    let card = folder.card()?;
+    if card.status != RunStatus::Running {
+        return Err(Problem::input(format!(
+            "run `{0}` has ended; there is nothing to take up, but `drctl run {1} --name {0} --event …` goes on from the world as it is",
+            args.run, card.machine
+        )));
+    }
+    let means = Means::gather(args.plan.as_ref().unwrap_or(&card.plan), &card.machine).await?;
+    let hold = folder.hold()?;
+    let event = folder.record().map(|record| record.event).unwrap_or_default();
+    let (journal, records) =
+        FileJournal::open(&folder.path().join(JOURNAL)).await.map_err(|error| of_journal(&error))?;
+    // The observer begins anew, so it is shown everything that has happened.
+    let execution = Execution::resume(Arc::clone(&means.machine), &records, journal, 0).map_err(|error| {
+        Problem::input(format!("run `{}`: {}; {}", args.run, recovery::fault::chain(&error), error.remedy()))
+    })?;
+    let card = RunCard { pid: std::process::id(), ..card };
+    drive(means, folder, hold, card, execution, event, args.json).await
+}
+
+fn of_journal(error: &JournalError) -> Problem {
+    Problem::input(format!("{}; {}", recovery::fault::chain(error), error.remedy()))
+}
+
+/// What a run needs beside its event.
+struct Means {
+    plan: Arc<Plan>,
+    suite: Arc<Suite>,
+    machine: Arc<Machine>,
+}
+
+impl Means {
+    async fn gather(plan: &Path, machine: &str) -> Result<Means, Problem> {
+        let settings = crate::plan::settings(plan)?;
+        let plan = Arc::clone(&settings.plan);
+        let definition = machines::find(machine)?;
+        let suite = Suite::open(settings).await.map_err(|failure| Problem::input(failure.message))?;
+        let filled = asl::substitution::fill(&definition.text, &suite.substitutions())
+            .map_err(|problems| not_a_machine(machine, &problems))?;
+        let machine = Machine::parse(&filled).map_err(|problems| not_a_machine(machine, &problems))?;
+        Ok(Means { plan, suite, machine: Arc::new(machine) })
+    }
+}
+
+/// Drives an execution to its end, shows it and keeps it.
+async fn drive(
+    means: Means,
+    folder: RunFolder,
+    hold: Hold,
+    card: RunCard,
+    execution: Execution,
+    event: Value,
+    json: bool,
+) -> Result<ExitCode, Problem> {
+    let Means { plan, suite, machine } = means;
     folder.write_json("run.json", &card).map_err(|error| unwritable(&folder, &error))?;
     suite.warm().await;
-
-    let region = plan.regions.tertiary.code();
-    let mut settings = Settings::new(region, "000000000000", &args.machine, &name);
-    settings.seed = seed(&name);
-    let execution = Execution::start(Arc::clone(&machine), event.clone(), settings);
     let in_flight = Arc::new(AtomicI64::new(0));
     let mut recorder = Recorder {
         folder: folder.clone(),
         hold,
         card,
-        progress: Progress::of(&machine, args.json),
+        progress: Progress::of(&machine, json),
         spans: Spans::new(&machine),
         record: None,
         in_flight: Arc::clone(&in_flight),
     };
-    let control = tokio::spawn(control(execution.handle(), folder.clone(), in_flight, args.json));
+    let control = tokio::spawn(control(execution.handle(), folder.clone(), in_flight, json));
     let handler = Linked(suite);
     let ended = execution.run(&handler, &SystemClock, &mut recorder).await;
     control.abort();
@@ -122,12 +200,12 @@ pub async fn run(args: RunArgs) -> Result<ExitCode, Problem> {
         ExecutionStatus::Aborted => RunStatus::Aborted,
         _ => RunStatus::Failed,
     };
-    let record = recorder.record(&name, &event, status);
+    let record = recorder.record(&recorder.card.run, &event, status);
     recorder.card.status = status;
     recorder.card.ended_at = Some(Timestamp::now());
     let report = RecoveryReport::of(&plan, &record, &recorder.spans.done, Timestamp::now());
     write_report(&folder, &recorder.card, &record, &report)?;
-    if args.json {
+    if json {
         println!("{}", serde_json::to_string_pretty(&report).unwrap_or_default());
     } else {
         tell_the_end(&plan, &record, status, &report, &folder);

@@ -145,14 +145,26 @@ impl RunFolder {
             }
             Err(TryLockError::Error(error)) => return Err(failed(error)),
         }
+        self.put_aside("history.jsonl").map_err(failed)?;
         let history = self.path.join("history.jsonl");
-        if history.exists() {
-            let older = (1..).map(|n| self.path.join(format!("history-{n}.jsonl"))).find(|path| !path.exists());
-            std::fs::rename(&history, older.unwrap_or_default()).map_err(failed)?;
-        }
         let _ = std::fs::remove_file(self.path.join("approval.json"));
         let history = OpenOptions::new().create(true).append(true).open(history).map_err(failed)?;
         Ok(Hold { _lock: lock, history })
+    }
+
+    /// Gives a file of an earlier attempt another name; absent is fine.
+    ///
+    /// # Errors
+    /// The folder cannot be written.
+    pub fn put_aside(&self, name: &str) -> std::io::Result<()> {
+        let file = self.path.join(name);
+        if !file.exists() {
+            return Ok(());
+        }
+        let (stem, ending) =
+            name.split_once('.').map_or((name, String::new()), |(stem, end)| (stem, format!(".{end}")));
+        let older = (1..).map(|n| self.path.join(format!("{stem}-{n}{ending}"))).find(|path| !path.exists());
+        std::fs::rename(file, older.unwrap_or_default())
     }
 
     /// What the run is.

@@ -180,7 +180,7 @@ fn machines_are_shown_with_the_reason_for_each_state() {
 #[test]
 fn every_command_has_an_example() {
     let runs = TempDir::new().unwrap();
-    let commands: [&[&str]; 15] = [
+    let commands: [&[&str]; 16] = [
         &["plan"],
         &["plan", "check"],
         &["machine", "list"],
@@ -189,6 +189,7 @@ fn every_command_has_an_example() {
         &["machine", "check"],
         &["asl", "replay"],
         &["run"],
+        &["resume"],
         &["watch"],
         &["drill"],
         &["approve"],
