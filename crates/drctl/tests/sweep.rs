@@ -1,0 +1,234 @@
+//! Each state of `regional-failover` under each fault, and a kill of the runner after each state.
+//!
+//! A world costs seconds, so one run meets a script in every state: each script is laid once on the characteristic calls
+//! of all states, and every line of the table must have fired. Faults that stay are met one by one.
+
+mod platform;
+
+use std::time::{Duration, Instant};
+
+use lab::faults::{Call, Script, Selector, Times};
+use platform::{INCOMPLETE, RECOVERED, REFUSED, STOPPED, World};
+use recovery::plan::Approval;
+use tokio::process::Child;
+
+/// A call without which a state cannot do its work.
+struct Characteristic {
+    state: &'static str,
+    service: &'static str,
+    operation: &'static str,
+    path: &'static str,
+    /// Which of the calls that fit; other states may speak to the same place before.
+    nth: u32,
+}
+
+const fn call(
+    state: &'static str,
+    service: &'static str,
+    operation: &'static str,
+    path: &'static str,
+    nth: u32,
+) -> Characteristic {
+    Characteristic { state, service, operation, path, nth }
+}
+
+/// Every Task state; `NotifyHealthy` and the others that only tell people are one function with one call.
+const CALLS: [Characteristic; 17] = [
+    call("PlanFailover reads the fence", "s3", "GET", "fence/sparc.json", 1),
+    call("PlanFailover looks at the node group", "eks", "GET", "node-groups", 1),
+    call("FencePrimary takes the fence", "s3", "PUT", "fence/sparc.json", 1),
+    call("FencePrimary closes the primary", "postgres", "default_transaction_read_only", "", 1),
+    call("FencePrimary stops writers", "kubernetes", "PATCH", "deployments", 1),
+    call("ScaleNodegroup asks for nodes", "eks", "POST", "update-config", 1),
+    call("NotifyDeclared tells people", "sns", "Publish", "", 1),
+    call("PromoteReplica promotes", "postgres", "pg_promote", "", 1),
+    call("PromoteReplica proves it by a write", "postgres", "insert into recovery.write_attempt", "", 3),
+    call("NotifyPromoted tells people", "sns", "Publish", "", 3),
+    call("AwaitCapacity counts nodes", "kubernetes", "GET", "nodes", 1),
+    call("DeployWorkloads applies the bundle", "kubernetes", "PATCH", "configmaps", 1),
+    call("VerifyRecovery proves it by a write", "postgres", "insert into recovery.write_attempt", "", 5),
+    call("SwapDns throws the switch", "s3", "PUT", "switch/", 1),
+    call("EditRecords edits a record", "route53", "POST", "rrset", 1),
+    call("EditRecords points the CDN", "cloudfront", "PUT", "distribution", 1),
+    call("WriteReport keeps the report", "s3", "PUT", "reports/", 1),
+];
+
+fn selector(call: &Characteristic) -> Selector {
+    if call.path.is_empty() {
+        Selector::operation(call.operation).of(call.service)
+    } else {
+        Selector::request(call.operation, call.path).of(call.service)
+    }
+}
+
+fn fits(row: &Characteristic, call: &Call) -> bool {
+    call.service == row.service && call.operation.contains(row.operation) && call.path.contains(row.path)
+}
+
+/// One graceful run that meets the script in every state, and arrives.
+async fn every_state_meets(script: impl Fn(&Characteristic) -> Script, release_every: Option<Duration>) {
+    let mut world = World::start(Approval::Automatic).await;
+    for row in &CALLS {
+        world.desk.lay(selector(row), Times::Nth(row.nth), script(row));
+    }
+    let releasing = release_every.map(|every| {
+        let desk = world.desk.clone();
+        tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(every).await;
+                desk.release();
+            }
+        })
+    });
+    let asked_at = Instant::now();
+    let ended = world.run("swept", "manual-graceful").await;
+    if let Some(releasing) = releasing {
+        releasing.abort();
+    }
+    // What was held is done now, long after whoever asked for it.
+    world.desk.release();
+    let fired = world.desk.fired();
+    for row in &CALLS {
+        assert!(fired.iter().any(|call| fits(row, call)), "{} did not meet its fault; {}", row.state, ended.said);
+    }
+    world.has_moved(&ended).await;
+    world.is_accounted_for(&ended, "recovered").await;
+    world.load.wait_for_acknowledgements_of("standby", asked_at).await.unwrap();
+    assert_eq!(world.lost_writes().await, 0, "{}", ended.said);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rejected_call_in_every_state_delays_the_run_and_stops_nothing() {
+    let code = |row: &Characteristic| if row.service == "postgres" { "57P03" } else { "ServiceUnavailable" };
+    every_state_meets(|row| Script::Reject { status: 503, code: code(row).to_owned() }, None).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_answer_in_every_state_does_nothing_twice() {
+    every_state_meets(|_| Script::LoseAnswer, None).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_that_is_held_in_every_state_and_done_late_breaks_nothing() {
+    every_state_meets(|_| Script::Hold, Some(Duration::from_secs(3))).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_answer_in_every_state_is_waited_for() {
+    every_state_meets(|_| Script::Slow(Duration::from_millis(1500)), None).await;
+}
+
+/// Faults that stay, each in a run of its own, in one world: a run that stops in time leaves it as it was.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fault_that_stays_stops_the_run_in_time_or_lets_it_go_on_but_never_back() {
+    let mut world = World::start(Approval::Automatic).await;
+    let before = world.standing().await;
+    let reject = |code: &str| Script::Reject { status: 503, code: code.to_owned() };
+    let in_time = [
+        ("the-standby-cannot-be-seen", Selector::operation("pg_control_system").of("postgres"), "57P03", REFUSED),
+        (
+            "the-fence-cannot-be-taken",
+            Selector::request("PUT", "fence/sparc.json").of("s3"),
+            "ServiceUnavailable",
+            STOPPED,
+        ),
+    ];
+    for (situation, calls, code, exit) in in_time {
+        world.desk.lay(calls, Times::Always, reject(code));
+        let ended = world.run(situation, "manual-graceful").await;
+        world.desk.clear();
+        world.has_not_moved(&ended, exit, &before).await;
+        world.is_accounted_for(&ended, if exit == REFUSED { "refused" } else { "failed" }).await;
+    }
+
+    let asked_at = Instant::now();
+    world.desk.lay(Selector::request("PUT", "switch/").of("s3"), Times::Always, reject("ServiceUnavailable"));
+    let ended = world.run("stays", "manual-graceful").await;
+    world.desk.clear();
+    assert_eq!(ended.code, Some(INCOMPLETE), "{}", ended.said);
+    world.nothing_is_broken(&ended).await;
+    world.is_accounted_for(&ended, "incomplete").await;
+    world.load.wait_for_acknowledgements_of("standby", asked_at).await.unwrap();
+    assert!(!world.platform.lab.pair.standby.position().await.unwrap().in_recovery, "{}", ended.said);
+
+    // The control planes, the channel and the bucket of reports stay silent: customers are served all the same.
+    for calls in [Selector::operation("Publish").of("sns"), Selector::request("POST", "rrset").of("route53")] {
+        world.desk.lay(calls, Times::Always, reject("ServiceUnavailable"));
+    }
+    let ended = world.run("stays", "manual-graceful").await;
+    assert_eq!(ended.code, Some(RECOVERED), "{}", ended.said);
+    world.has_moved(&ended).await;
+    assert_eq!(world.lost_writes().await, 0, "{}", ended.said);
+}
+
+/// When the runner is killed, in the order of a run.
+enum Kill {
+    /// As soon as the engine has noted that a state was left.
+    After(&'static str),
+    /// As soon as this call is on its way, whatever becomes of it.
+    During(Characteristic),
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_runner_that_is_killed_after_every_side_effect_goes_on_under_the_same_name_and_promotes_once() {
+    let mut world = World::start(Approval::Automatic).await;
+    let asked_at = Instant::now();
+    let kills = [
+        Kill::After("PlanFailover"),
+        Kill::During(call("FencePrimary takes the fence", "s3", "PUT", "fence/sparc.json", 1)),
+        Kill::After("ScaleNodegroup"),
+        Kill::After("FencePrimary"),
+        Kill::During(call("PromoteReplica promotes", "postgres", "pg_promote", "", 1)),
+        Kill::After("NotifyDeclared"),
+        Kill::After("PromoteReplica"),
+        Kill::After("NotifyPromoted"),
+        Kill::After("AwaitCapacity"),
+        Kill::During(call("DeployWorkloads applies the bundle", "kubernetes", "PATCH", "configmaps", 1)),
+        Kill::After("DeployWorkloads"),
+        Kill::After("VerifyRecovery"),
+        Kill::After("NotifyHealthy"),
+        Kill::During(call("SwapDns throws the switch", "s3", "PUT", "switch/", 1)),
+        Kill::After("SwapDns"),
+        Kill::After("VerifyReached"),
+        Kill::After("EditRecords"),
+        Kill::After("WriteReport"),
+    ];
+    for kill in &kills {
+        let mut run = world.begin("killed", "manual-graceful");
+        reached(&world, kill, &mut run).await;
+        run.kill().await.unwrap();
+    }
+    let ended = world.run("killed", "manual-graceful").await;
+    world.has_moved(&ended).await;
+    world.is_accounted_for(&ended, "recovered").await;
+    world.load.wait_for_acknowledgements_of("standby", asked_at).await.unwrap();
+    assert_eq!(world.lost_writes().await, 0, "{}", ended.said);
+    let promotions = world.desk.calls().iter().filter(|call| call.operation.contains("pg_promote")).count();
+    assert!(promotions >= 1, "the promotion goes through the desk");
+}
+
+/// Waits until it is time to kill; a run that ends before has not done what it is killed after.
+async fn reached(world: &World, kill: &Kill, run: &mut Child) {
+    let pid = run.id();
+    let card = world.folder("killed").join("run.json");
+    let history = world.folder("killed").join("history.jsonl");
+    let is_ours = || {
+        let card = std::fs::read_to_string(&card).unwrap_or_default();
+        pid.is_some_and(|pid| card.contains(&format!("\"pid\": {pid}")))
+    };
+    platform::wait_for("the run begins", is_ours).await;
+    match kill {
+        Kill::After(state) => {
+            let left = format!("\"name\":\"{state}\"");
+            let is_left = || {
+                let events = std::fs::read_to_string(&history).unwrap_or_default();
+                events.lines().any(|event| event.contains("\"TaskStateExited\"") && event.contains(&left))
+            };
+            platform::wait_for(state, is_left).await;
+        }
+        Kill::During(row) => {
+            platform::wait_for(row.state, || world.desk.calls().iter().any(|call| fits(row, call))).await;
+        }
+    }
+    assert!(run.try_wait().unwrap().is_none(), "the run ended before it could be killed");
+}
