@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use lab::faults::{Call, Script, Selector, Times};
 use platform::{INCOMPLETE, RECOVERED, REFUSED, STOPPED, World};
 use recovery::plan::Approval;
+use serde_json::Value;
 use tokio::process::Child;
 
 /// A call without which a state cannot do its work.
@@ -151,13 +152,26 @@ async fn a_fault_that_stays_stops_the_run_in_time_or_lets_it_go_on_but_never_bac
     world.load.wait_for_acknowledgements_of("standby", asked_at).await.unwrap();
     assert!(!world.platform.lab.pair.standby.position().await.unwrap().in_recovery, "{}", ended.said);
 
-    // The control planes, the channel and the bucket of reports stay silent: customers are served all the same.
-    for calls in [Selector::operation("Publish").of("sns"), Selector::request("POST", "rrset").of("route53")] {
-        world.desk.lay(calls, Times::Always, reject("ServiceUnavailable"));
+    // The channel, the control plane of names and the reports' place stay silent: customers are served all the same.
+    let silent = [
+        ("NotifyOutcome", Selector::operation("Publish").of("sns")),
+        ("EditRecords", Selector::request("POST", "rrset").of("route53")),
+        ("WriteReport", Selector::request("PUT", "reports/").of("s3")),
+    ];
+    for (_, calls) in &silent {
+        world.desk.lay(calls.clone(), Times::Always, reject("ServiceUnavailable"));
     }
     let ended = world.run("stays", "manual-graceful").await;
     assert_eq!(ended.code, Some(RECOVERED), "{}", ended.said);
     world.has_moved(&ended).await;
+    let read = |name: &str| -> Value {
+        serde_json::from_slice(&std::fs::read(world.folder("stays").join(name)).unwrap()).unwrap()
+    };
+    let troubles = read("record.json")["troubles"].to_string();
+    for (state, _) in silent {
+        assert!(troubles.contains(&format!("\"{state}\"")), "{state} said nothing: {troubles}");
+    }
+    assert_eq!(read("report.json")["outcome"], "recovered", "the report is here if nowhere else");
     assert_eq!(world.lost_writes().await, 0, "{}", ended.said);
 }
 
@@ -193,16 +207,37 @@ async fn a_runner_that_is_killed_after_every_side_effect_goes_on_under_the_same_
         Kill::After("EditRecords"),
         Kill::After("WriteReport"),
     ];
-    for kill in &kills {
-        let mut run = world.begin("killed", "manual-graceful");
-        reached(&world, kill, &mut run).await;
+    killed_at_each(&world, &kills, "manual-graceful").await;
+    world.load.wait_for_acknowledgements_of("standby", asked_at).await.unwrap();
+    assert_eq!(world.lost_writes().await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_runner_that_is_killed_while_its_region_is_lost_promotes_once() {
+    let mut world = World::start(Approval::Automatic).await;
+    let lost_at = Instant::now();
+    world.platform.lab.lose_primary_region();
+    let kills = [
+        Kill::During(call("FencePrimary takes the fence", "s3", "PUT", "fence/sparc.json", 1)),
+        Kill::During(call("PromoteReplica promotes", "postgres", "pg_promote", "", 1)),
+        Kill::After("PromoteReplica"),
+        Kill::During(call("SwapDns throws the switch", "s3", "PUT", "switch/", 1)),
+    ];
+    killed_at_each(&world, &kills, "primary-region-alarm").await;
+    world.load.wait_for_acknowledgements_of("standby", lost_at).await.unwrap();
+    world.load.stop().await;
+}
+
+/// Begins one run again and again, kills it at each of these moments, and lets it arrive in the end.
+async fn killed_at_each(world: &World, kills: &[Kill], event: &str) {
+    for kill in kills {
+        let mut run = world.begin("killed", event);
+        reached(world, kill, &mut run).await;
         run.kill().await.unwrap();
     }
-    let ended = world.run("killed", "manual-graceful").await;
+    let ended = world.run("killed", event).await;
     world.has_moved(&ended).await;
     world.is_accounted_for(&ended, "recovered").await;
-    world.load.wait_for_acknowledgements_of("standby", asked_at).await.unwrap();
-    assert_eq!(world.lost_writes().await, 0, "{}", ended.said);
     let promotions = world.desk.calls().iter().filter(|call| call.operation.contains("pg_promote")).count();
     assert!(promotions >= 1, "the promotion goes through the desk");
 }
