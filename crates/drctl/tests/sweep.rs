@@ -8,7 +8,7 @@ mod platform;
 use std::time::{Duration, Instant};
 
 use lab::faults::{Call, Script, Selector, Times};
-use platform::{INCOMPLETE, RECOVERED, REFUSED, STOPPED, World};
+use platform::{INCOMPLETE, RECOVERED, STOPPED, World};
 use recovery::plan::Approval;
 use serde_json::Value;
 use tokio::process::Child;
@@ -34,8 +34,9 @@ const fn call(
 }
 
 /// Every Task state; `NotifyHealthy` and the others that only tell people are one function with one call.
-const CALLS: [Characteristic; 17] = [
+const CALLS: [Characteristic; 18] = [
     call("PlanFailover reads the fence", "s3", "GET", "fence/sparc.json", 1),
+    call("PlanFailover looks at the standby", "postgres", "pg_control_system", "", 2),
     call("PlanFailover looks at the node group", "eks", "GET", "node-groups", 1),
     call("FencePrimary takes the fence", "s3", "PUT", "fence/sparc.json", 1),
     call("FencePrimary closes the primary", "postgres", "default_transaction_read_only", "", 1),
@@ -67,10 +68,16 @@ fn fits(row: &Characteristic, call: &Call) -> bool {
 }
 
 /// One graceful run that meets the script in every state, and arrives.
-async fn every_state_meets(script: impl Fn(&Characteristic) -> Script, release_every: Option<Duration>) {
+async fn every_state_meets(
+    in_a_row: impl Fn(&Characteristic) -> u32,
+    script: impl Fn(&Characteristic) -> Script,
+    release_every: Option<Duration>,
+) {
     let mut world = World::start(Approval::Automatic).await;
     for row in &CALLS {
-        world.desk.lay(selector(row), Times::Nth(row.nth), script(row));
+        for again in 0..in_a_row(row) {
+            world.desk.lay(selector(row), Times::Nth(row.nth + again), script(row));
+        }
     }
     let releasing = release_every.map(|every| {
         let desk = world.desk.clone();
@@ -101,22 +108,24 @@ async fn every_state_meets(script: impl Fn(&Characteristic) -> Script, release_e
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rejected_call_in_every_state_delays_the_run_and_stops_nothing() {
     let code = |row: &Characteristic| if row.service == "postgres" { "57P03" } else { "ServiceUnavailable" };
-    every_state_meets(|row| Script::Reject { status: 503, code: code(row).to_owned() }, None).await;
+    // The AWS SDK tries twice by itself: two in a row reach the state machine's own retries.
+    let in_a_row = |row: &Characteristic| if row.service == "postgres" { 1 } else { 2 };
+    every_state_meets(in_a_row, |row| Script::Reject { status: 503, code: code(row).to_owned() }, None).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lost_answer_in_every_state_does_nothing_twice() {
-    every_state_meets(|_| Script::LoseAnswer, None).await;
+    every_state_meets(|_| 1, |_| Script::LoseAnswer, None).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_that_is_held_in_every_state_and_done_late_breaks_nothing() {
-    every_state_meets(|_| Script::Hold, Some(Duration::from_secs(3))).await;
+    every_state_meets(|_| 1, |_| Script::Hold, Some(Duration::from_secs(3))).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slow_answer_in_every_state_is_waited_for() {
-    every_state_meets(|_| Script::Slow(Duration::from_millis(1500)), None).await;
+    every_state_meets(|_| 1, |_| Script::Slow(Duration::from_millis(1500)), None).await;
 }
 
 /// Faults that stay, each in a run of its own, in one world: a run that stops in time leaves it as it was.
@@ -126,20 +135,15 @@ async fn a_fault_that_stays_stops_the_run_in_time_or_lets_it_go_on_but_never_bac
     let before = world.standing().await;
     let reject = |code: &str| Script::Reject { status: 503, code: code.to_owned() };
     let in_time = [
-        ("the-standby-cannot-be-seen", Selector::operation("pg_control_system").of("postgres"), "57P03", REFUSED),
-        (
-            "the-fence-cannot-be-taken",
-            Selector::request("PUT", "fence/sparc.json").of("s3"),
-            "ServiceUnavailable",
-            STOPPED,
-        ),
+        ("the-standby-cannot-be-seen", Selector::operation("pg_control_system").of("postgres"), "57P03"),
+        ("the-fence-cannot-be-taken", Selector::request("PUT", "fence/sparc.json").of("s3"), "ServiceUnavailable"),
     ];
-    for (situation, calls, code, exit) in in_time {
+    for (situation, calls, code) in in_time {
         world.desk.lay(calls, Times::Always, reject(code));
         let ended = world.run(situation, "manual-graceful").await;
         world.desk.clear();
-        world.has_not_moved(&ended, exit, &before).await;
-        world.is_accounted_for(&ended, if exit == REFUSED { "refused" } else { "failed" }).await;
+        world.has_not_moved(&ended, STOPPED, &before).await;
+        world.is_accounted_for(&ended, "failed").await;
     }
 
     let asked_at = Instant::now();

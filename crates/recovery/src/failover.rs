@@ -183,6 +183,12 @@ pub enum Refusal {
 }
 
 impl Refusal {
+    /// Whether this guard holds only because a look got no answer. One lost packet must not send a person away who asks
+    /// for a failover, so such a look is worth another one.
+    pub fn is_blind(&self) -> bool {
+        matches!(self, Refusal::FenceUnknown(_) | Refusal::StandbyUnknown { .. } | Refusal::PrimaryUnknown { .. })
+    }
+
     /// One imperative sentence for the person on call.
     pub fn remedy(&self, plan: &Plan) -> String {
         match self {

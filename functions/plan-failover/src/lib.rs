@@ -2,7 +2,8 @@
 //!
 //! Runs as `PlanFailover`, the first task of `regional-failover`. What it returns is immutable: later states have no choices
 //! to make. All looking happens at once and each look is bounded, so a lost region costs one time-out and not five; what
-//! did not answer is recorded as unknown, and the decision says whether that matters.
+//! did not answer is recorded as unknown, and the decision says whether that matters. Where it does, the state machine looks
+//! again before it gives up.
 //!
 //! Repeating is safe, it only reads. A repeated run finds its own fence and gets the permit that it had.
 
@@ -69,6 +70,7 @@ impl Classified for Error {
     fn fault(&self) -> Fault {
         match self {
             Error::Event(error) => error.fault(),
+            Error::Refused { refusal, .. } if refusal.is_blind() => Fault::Transient,
             Error::Refused { .. } => Fault::Refused,
         }
     }
