@@ -83,13 +83,15 @@ const JOURNAL: &str = "journal";
 /// # Errors
 /// Something that was given cannot be used (nothing has changed), or the run's folder failed on the way.
 pub async fn run(args: RunArgs) -> Result<ExitCode, Problem> {
+    let settings = crate::plan::settings(&args.plan)?;
     let event = read_event(&args.event)?;
-    let means = Means::gather(&args.plan, &args.machine).await?;
+    let definition = machines::find(&args.machine)?;
     let name = args.name.clone().unwrap_or_else(|| name_from(&args.machine, &event));
     let folder = RunFolder::new(&args.runs_dir.clone().unwrap_or_else(default_runs), &name)?;
     // An event that starts nothing is the caller's mistake, and is told before anything is begun.
-    recovery::incident::Incident::from_event(&event, &means.plan)
+    recovery::incident::Incident::from_event(&event, &settings.plan)
         .map_err(|error| Problem::input(format!("{}: {}", args.event.display(), recovery::fault::chain(&error))))?;
+    let means = Means::gather(settings, &definition).await?;
 
     let hold = folder.hold()?;
     folder.put_aside(JOURNAL).map_err(|error| unwritable(&folder, &error))?;
@@ -125,7 +127,8 @@ pub async fn resume(args: ResumeArgs) -> Result<ExitCode, Problem> {
             args.run, card.machine
         )));
     }
-    let means = Means::gather(args.plan.as_ref().unwrap_or(&card.plan), &card.machine).await?;
+    let settings = crate::plan::settings(args.plan.as_ref().unwrap_or(&card.plan))?;
+    let means = Means::gather(settings, &machines::find(&card.machine)?).await?;
     let hold = folder.hold()?;
     let event = folder.record().map(|record| record.event).unwrap_or_default();
     let (journal, records) =
@@ -150,14 +153,12 @@ struct Means {
 }
 
 impl Means {
-    async fn gather(plan: &Path, machine: &str) -> Result<Means, Problem> {
-        let settings = crate::plan::settings(plan)?;
+    async fn gather(settings: recovery_lambda::Settings, definition: &machines::Definition) -> Result<Means, Problem> {
         let plan = Arc::clone(&settings.plan);
-        let definition = machines::find(machine)?;
         let suite = Suite::open(settings).await.map_err(|failure| Problem::input(failure.message))?;
-        let filled = asl::substitution::fill(&definition.text, &suite.substitutions())
-            .map_err(|problems| not_a_machine(machine, &problems))?;
-        let machine = Machine::parse(&filled).map_err(|problems| not_a_machine(machine, &problems))?;
+        let not_a_machine = |problems: Vec<asl::Problem>| not_a_machine(&definition.name, &problems);
+        let filled = asl::substitution::fill(&definition.text, &suite.substitutions()).map_err(not_a_machine)?;
+        let machine = Machine::parse(&filled).map_err(not_a_machine)?;
         Ok(Means { plan, suite, machine: Arc::new(machine) })
     }
 }

@@ -3,6 +3,8 @@
 //! A world costs seconds, so one run meets a script in every state: each script is laid once on the characteristic calls
 //! of all states, and every line of the table must have fired. Faults that stay are met one by one.
 
+#![allow(clippy::unwrap_used)] // steps that several tests share stand outside of `#[test]` functions
+
 mod platform;
 
 use std::time::{Duration, Instant};

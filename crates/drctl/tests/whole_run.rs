@@ -3,6 +3,8 @@
 //! Every test makes the world that its event speaks of, and looks at the world that is left. A run that ends in time
 //! leaves its world as it was, so one world serves several events.
 
+#![allow(clippy::unwrap_used)] // steps that several tests share stand outside of `#[test]` functions
+
 mod platform;
 
 use std::time::Instant;
