@@ -114,7 +114,9 @@ pub async fn advance(
     now: Timestamp,
 ) -> Result<Option<FenceRecord>, FenceError> {
     let Some((record, etag)) = get_json::<FenceRecord>(store, &key(platform)).await? else { return Ok(None) };
-    if record.run != run {
+    // A lifted fence is nobody's any more: an attempt that comes late must not promote under it.
+    let lifted = record.state == FenceState::Lifted && state != FenceState::Lifted;
+    if record.run != run || lifted {
         return Err(FenceError::HeldByAnother(Box::new(record)));
     }
     if record.state == state {

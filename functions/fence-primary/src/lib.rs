@@ -283,6 +283,9 @@ pub async fn lift(run: &Run, plan: &Plan, world: &World<'_>, now: Timestamp) -> 
         }
         FenceState::Held | FenceState::Lifted => {}
     }
+    // First the object, then the server: an attempt to promote that is still under way loses the fence before anything is
+    // opened. A lift that is killed in between finds `lifted` and goes on.
+    fence::advance(world.evidence, &plan.platform, &run.id, FenceState::Lifted, now).await?;
     let mut left = Vec::new();
     let (opened, writers) = tokio::join!(world.primary.open(), world.workloads.restart_writers(record.epoch));
     let proof = match opened {
@@ -309,7 +312,6 @@ pub async fn lift(run: &Run, plan: &Plan, world: &World<'_>, now: Timestamp) -> 
         ));
         Vec::new()
     });
-    fence::advance(world.evidence, &plan.platform, &run.id, FenceState::Lifted, now).await?;
     Ok(FenceLifted { stays: None, proof: proof.ok(), writers, left, observed_at: now })
 }
 

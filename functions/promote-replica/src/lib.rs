@@ -111,7 +111,8 @@ pub async fn promote_replica(run: &Run, plan: &Plan, world: &World<'_>, now: Tim
     let mut asked = Ok(());
     if before.in_recovery {
         check(standby.name(), decided, fenced, &before)?;
-        fence::advance(world.evidence, &plan.platform, &run.id, FenceState::Promoting, now).await?;
+        let held = fence::advance(world.evidence, &plan.platform, &run.id, FenceState::Promoting, now).await?;
+        held.ok_or(Error::Missing("fence object in the evidence bucket"))?;
         asked = world.replica.promote(decided.manner).await;
     } else {
         decided.permit.check_promoted(standby.name(), &before)?;
