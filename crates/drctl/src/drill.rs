@@ -195,7 +195,7 @@ async fn finish(
     let gap = load.gap(began);
     let plan = Plan::read(platform.plan())?;
     let drill = Drill {
-        place: format!("one machine, {}", platform.lab.pair.tools().version()),
+        place: format!("one machine, PostgreSQL {}", platform.lab.pair.tools().version()),
         acknowledged_writes: load.acknowledged().iter().filter(|write| write.server == "primary").count() as u64,
         lost_writes: lost
             .iter()

@@ -142,7 +142,8 @@ pub struct Promotion {
 pub struct Loss {
     /// The last position that the primary is known to have had.
     pub primary_was_at: Option<Lsn>,
-    /// Write-ahead log between that and what was promoted; unknown if no position was kept.
+    /// Bytes of write-ahead log between that and what was promoted: all that is missing if the primary was closed, else
+    /// the least, since a lost primary may have gone on. Unknown if no position was kept.
     pub bytes: Option<u64>,
     /// Heartbeats that the primary wrote and the promoted server does not have.
     pub heartbeats: Option<i64>,

@@ -313,15 +313,15 @@ fn database_rpo(run: &Run) -> Result<(f64, String), String> {
     let promotion = run.promotion.as_ref().ok_or("the standby was not promoted")?;
     let loss = &promotion.loss;
     match (loss.seconds_at_most, loss.bytes) {
+        (Some(0.0), Some(0)) => Ok((0.0, "the promoted server holds all that the closed primary wrote".to_owned())),
         (Some(seconds), bytes) => {
-            let bytes = bytes.map_or_else(String::new, |bytes| format!(", {bytes} bytes of log"));
+            let bytes = bytes.map_or_else(String::new, |bytes| format!(", at least {bytes} bytes of log"));
             let heartbeats =
                 loss.heartbeats.map_or_else(String::new, |n| format!(", {}", super::words::count(n, "heartbeat")));
             Ok((seconds, format!("at most, from the newest heartbeat on the promoted server{bytes}{heartbeats}")))
         }
-        (None, Some(0)) => Ok((0.0, "the promoted server holds all of the primary's log".to_owned())),
         (None, Some(bytes)) => {
-            Err(format!("{bytes} bytes of log are missing, and no heartbeat says how much time that is"))
+            Err(format!("at least {bytes} bytes of log are missing, and no heartbeat says how much time that is"))
         }
         (None, None) => Err("no position and no heartbeat of the primary were kept".to_owned()),
     }

@@ -101,10 +101,13 @@ fn stopped(writers: Option<&[Writer]>) -> String {
 pub(super) fn loss(promotion: &Promotion) -> String {
     let loss = &promotion.loss;
     match (loss.seconds_at_most, loss.bytes) {
-        (Some(seconds), Some(bytes)) => format!("at most {} and {bytes} bytes of log lost", human_seconds(seconds)),
-        (Some(seconds), None) => format!("at most {} of writes lost", human_seconds(seconds)),
-        (None, Some(0)) => "nothing lost".to_owned(),
-        (None, Some(bytes)) => format!("{bytes} bytes of log lost"),
+        (Some(0.0), Some(0)) => "nothing lost".to_owned(),
+        (Some(seconds), None | Some(0)) => format!("at most {} of writes lost", human_seconds(seconds)),
+        (Some(seconds), Some(bytes)) => {
+            format!("at most {} of writes lost, at least {bytes} bytes of log", human_seconds(seconds))
+        }
+        (None, Some(0)) => "how much was lost is not known; no log is missing up to the last known position".to_owned(),
+        (None, Some(bytes)) => format!("at least {bytes} bytes of log lost"),
         (None, None) => "how much was lost is not known".to_owned(),
     }
 }
