@@ -33,7 +33,12 @@ pub const ACCOUNT: &str = "111122223333";
 
 const REQUIREMENTS: &str = include_str!("../../../lab/requirements.txt");
 const MINISTACK: &str = include_str!("../../../lab/run_ministack.py");
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Ready within seconds; on a cold disk, with compilers beside them, the imports alone take most of a minute.
+const PATIENCE: Duration = Duration::from_secs(180);
+/// One look whether an emulator is ready.
+const LOOK: Duration = Duration::from_secs(5);
+/// One answer of an emulator.
+const ANSWER: Duration = Duration::from_secs(60);
 
 /// The running emulators.
 #[derive(Debug)]
@@ -72,70 +77,75 @@ impl Aws {
         let temporary = folder.make("aws/tmp", 0o700)?;
         let script = home.join("run_ministack.py");
         std::fs::write(&script, MINISTACK).map_err(Error::system(format!("write {}", script.display())))?;
-        let (control_port, moto_port) = (ports::free()?, ports::free()?);
-        let control = format!("http://127.0.0.1:{control_port}");
-        let rds_and_eks = format!("http://127.0.0.1:{moto_port}");
-        let env = |more: &[(&str, &str)]| -> Vec<(String, String)> {
-            let common = [
-                ("HOME", home.to_str().unwrap_or("/")),
-                ("TMPDIR", temporary.to_str().unwrap_or("/tmp")),
-                ("PYTHONUNBUFFERED", "1"),
-                ("AWS_ACCESS_KEY_ID", ACCESS_KEY),
-                ("AWS_SECRET_ACCESS_KEY", SECRET_KEY),
-                ("AWS_REGION", TERTIARY),
-                ("AWS_DEFAULT_REGION", TERTIARY),
-                ("AWS_EC2_METADATA_DISABLED", "true"),
-            ];
-            common.iter().chain(more).map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
-        };
         let (control_log, moto_log) = (folder.path().join("ministack.log"), folder.path().join("moto.log"));
-        let mut ministack = Process::start(Launch {
-            program: &environment.join("bin/python"),
-            args: vec![script.display().to_string()],
-            env: env(&[
-                // Without it ministack listens on all addresses.
-                ("BIND_HOST", "127.0.0.1"),
-                ("GATEWAY_PORT", &control_port.to_string()),
-                ("MINISTACK_ACCOUNT_ID", ACCOUNT),
-                ("MINISTACK_REGION", TERTIARY),
-                ("MINISTACK_HOST", "127.0.0.1"),
-                ("IOT_MTLS_ENABLED", "0"),
-                ("SFTP_ENABLED", "0"),
-                ("LOG_LEVEL", "WARNING"),
-                // Its Lambda children inherit the environment.
-                ("AWS_ENDPOINT_URL", &control),
-                ("AWS_ENDPOINT_URL_RDS", &rds_and_eks),
-                ("AWS_ENDPOINT_URL_EKS", &rds_and_eks),
-            ]),
-            working_directory: &home,
-            log: &control_log,
-            account: None,
-            death_signal: "KILL",
-        })?;
-        let mut moto = Process::start(Launch {
-            program: &environment.join("bin/moto_server"),
-            args: vec!["-H".into(), "127.0.0.1".into(), "-p".into(), moto_port.to_string()],
-            // An instance makes moto look for its network, and so load every machine image of a region: seconds of CPU.
-            env: env(&[("MOTO_ACCOUNT_ID", ACCOUNT), ("MOTO_EC2_LOAD_DEFAULT_AMIS", "false")]),
-            working_directory: &home,
-            log: &moto_log,
-            account: None,
-            death_signal: "KILL",
-        })?;
         let http = reqwest::Client::builder()
             .no_proxy()
-            .timeout(PATIENCE)
+            .timeout(ANSWER)
             .build()
             .map_err(|e| Error::State(format!("no HTTP client: {e}")))?;
-        await_ready(&http, &format!("{control}/_ministack/health"), "ministack", &mut ministack, &control_log).await?;
-        await_ready(&http, &format!("{rds_and_eks}/moto-api/data.json"), "moto", &mut moto, &moto_log).await?;
+        let (control, rds_and_eks, processes) = ports::anew(|| async {
+            let (control_port, moto_port) = (ports::free()?, ports::free()?);
+            let control = format!("http://127.0.0.1:{control_port}");
+            let rds_and_eks = format!("http://127.0.0.1:{moto_port}");
+            let env = |more: &[(&str, &str)]| -> Vec<(String, String)> {
+                let common = [
+                    ("HOME", home.to_str().unwrap_or("/")),
+                    ("TMPDIR", temporary.to_str().unwrap_or("/tmp")),
+                    ("PYTHONUNBUFFERED", "1"),
+                    ("AWS_ACCESS_KEY_ID", ACCESS_KEY),
+                    ("AWS_SECRET_ACCESS_KEY", SECRET_KEY),
+                    ("AWS_REGION", TERTIARY),
+                    ("AWS_DEFAULT_REGION", TERTIARY),
+                    ("AWS_EC2_METADATA_DISABLED", "true"),
+                ];
+                common.iter().chain(more).map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+            };
+            let mut ministack = Process::start(Launch {
+                program: &environment.join("bin/python"),
+                args: vec![script.display().to_string()],
+                env: env(&[
+                    // Without it ministack listens on all addresses.
+                    ("BIND_HOST", "127.0.0.1"),
+                    ("GATEWAY_PORT", &control_port.to_string()),
+                    ("MINISTACK_ACCOUNT_ID", ACCOUNT),
+                    ("MINISTACK_REGION", TERTIARY),
+                    ("MINISTACK_HOST", "127.0.0.1"),
+                    ("IOT_MTLS_ENABLED", "0"),
+                    ("SFTP_ENABLED", "0"),
+                    ("LOG_LEVEL", "WARNING"),
+                    // Its Lambda children inherit the environment.
+                    ("AWS_ENDPOINT_URL", &control),
+                    ("AWS_ENDPOINT_URL_RDS", &rds_and_eks),
+                    ("AWS_ENDPOINT_URL_EKS", &rds_and_eks),
+                ]),
+                working_directory: &home,
+                log: &control_log,
+                account: None,
+                death_signal: "KILL",
+            })?;
+            let mut moto = Process::start(Launch {
+                program: &environment.join("bin/moto_server"),
+                args: vec!["-H".into(), "127.0.0.1".into(), "-p".into(), moto_port.to_string()],
+                // An instance makes moto look for its network, and so load every machine image of a region: seconds of CPU.
+                env: env(&[("MOTO_ACCOUNT_ID", ACCOUNT), ("MOTO_EC2_LOAD_DEFAULT_AMIS", "false")]),
+                working_directory: &home,
+                log: &moto_log,
+                account: None,
+                death_signal: "KILL",
+            })?;
+            await_ready(&http, &format!("{control}/_ministack/health"), "ministack", &mut ministack, &control_log)
+                .await?;
+            await_ready(&http, &format!("{rds_and_eks}/moto-api/data.json"), "moto", &mut moto, &moto_log).await?;
+            Ok((control, rds_and_eks, [ministack, moto]))
+        })
+        .await?;
         let endpoints = vec![("RDS", rds_and_eks.clone()), ("EKS", rds_and_eks.clone())];
         Ok(Self {
             control,
             rds_and_eks,
             http,
             endpoints: Mutex::new(endpoints),
-            _processes: [ministack, moto],
+            _processes: processes,
             _folder: folder,
         })
     }
@@ -333,7 +343,7 @@ async fn await_ready(
 ) -> Result<()> {
     let deadline = Instant::now() + PATIENCE;
     loop {
-        if http.get(url).send().await.is_ok_and(|response| response.status().is_success()) {
+        if http.get(url).timeout(LOOK).send().await.is_ok_and(|response| response.status().is_success()) {
             return Ok(());
         }
         if !process.is_running() {

@@ -5,16 +5,17 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, tail};
 use crate::folder::Folder;
 use crate::process::{Launch, Process};
 use crate::{cache, ports, python};
 
 const REQUIREMENTS: &str = include_str!("../../../lab/lambda-requirements.txt");
+const EMULATOR: &str = "the Lambda emulator";
 /// Longest wait for an answer, the function's init included.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -36,35 +37,42 @@ impl Function {
     pub async fn start(binary: &Path, env: Vec<(String, String)>) -> Result<Function> {
         let emulator = emulator()?;
         let folder = Arc::new(Folder::on_disk()?);
-        let (address, api) = (ports::free()?, ports::free()?);
         let log = folder.path().join("lambda.log");
-        let process = Process::start(Launch {
-            program: &emulator,
-            // Both addresses: the default is every interface.
-            args: vec![
-                "--runtime-interface-emulator-address".to_owned(),
-                format!("127.0.0.1:{address}"),
-                "--runtime-api-address".to_owned(),
-                format!("127.0.0.1:{api}"),
-                binary.display().to_string(),
-            ],
-            env,
-            working_directory: folder.path(),
-            log: &log,
-            account: None,
-            death_signal: "KILL",
-        })?;
-        let url = format!("http://127.0.0.1:{address}/2015-03-31/functions/function/invocations");
         let http = reqwest::Client::builder().no_proxy().timeout(PATIENCE).build();
         let http = http.map_err(|error| Error::State(format!("no HTTP client: {error}")))?;
-        let function = Function { url, http, log, _process: process, _folder: folder };
-        for _ in 0..200 {
-            if tokio::net::TcpStream::connect(("127.0.0.1", address)).await.is_ok() {
-                return Ok(function);
+        ports::anew(|| async {
+            let (address, api) = (ports::free()?, ports::free()?);
+            let mut process = Process::start(Launch {
+                program: &emulator,
+                // Both addresses: the default is every interface.
+                args: vec![
+                    "--runtime-interface-emulator-address".to_owned(),
+                    format!("127.0.0.1:{address}"),
+                    "--runtime-api-address".to_owned(),
+                    format!("127.0.0.1:{api}"),
+                    binary.display().to_string(),
+                ],
+                env: env.clone(),
+                working_directory: folder.path(),
+                log: &log,
+                account: None,
+                death_signal: "KILL",
+            })?;
+            let asked = Instant::now();
+            while tokio::net::TcpStream::connect(("127.0.0.1", address)).await.is_err() {
+                if !process.is_running() {
+                    return Err(Error::Program { program: EMULATOR.to_owned(), said: tail(&log) });
+                }
+                if asked.elapsed() > PATIENCE {
+                    return Err(not_ready(&log));
+                }
+                tokio::time::sleep(Duration::from_millis(25)).await;
             }
-            tokio::time::sleep(Duration::from_millis(25)).await;
-        }
-        Err(function.not_ready())
+            let url = format!("http://127.0.0.1:{address}/2015-03-31/functions/function/invocations");
+            let (http, log, folder) = (http.clone(), log.clone(), folder.clone());
+            Ok(Function { url, http, log, _process: process, _folder: folder })
+        })
+        .await
     }
 
     /// One invocation: the function's result, or its error as `{"errorType": …, "errorMessage": …}`.
@@ -77,10 +85,10 @@ impl Function {
             Ok(answer) => answer.bytes().await,
             Err(error) => Err(error),
         };
-        let body = answer.map_err(|_| self.not_ready())?;
+        let body = answer.map_err(|_| not_ready(&self.log))?;
         serde_json::from_slice(&body).map_err(|_| {
             let said = String::from_utf8_lossy(&body).into_owned();
-            Error::Program { program: "the Lambda emulator".to_owned(), said }
+            Error::Program { program: EMULATOR.to_owned(), said }
         })
     }
 
@@ -88,15 +96,10 @@ impl Function {
     pub fn logged(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap_or_default()
     }
+}
 
-    fn not_ready(&self) -> Error {
-        Error::NotReady {
-            server: "the Lambda emulator".to_owned(),
-            seconds: PATIENCE.as_secs(),
-            log: self.log.clone(),
-            said: crate::error::tail(&self.log),
-        }
-    }
+fn not_ready(log: &Path) -> Error {
+    Error::NotReady { server: EMULATOR.to_owned(), seconds: PATIENCE.as_secs(), log: log.to_owned(), said: tail(log) }
 }
 
 fn emulator() -> Result<PathBuf> {

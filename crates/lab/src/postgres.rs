@@ -171,13 +171,17 @@ impl Pair {
 
     /// The same in a folder that others share.
     pub async fn start_in(folder: Arc<Folder>, options: Options) -> Result<Self> {
-        let pair = blocking(move || Self::lay_out(folder, &options)).await?;
-        // Verifiers must be the same on both, so they are set before the standby's first connection needs one.
-        pair.primary.start().await?;
-        pair.primary.execute(&pair.passwords.statements()).await?;
-        pair.standby.start().await?;
-        pair.caught_up().await?;
-        Ok(pair)
+        ports::anew(|| async {
+            let (folder, options) = (folder.clone(), options.clone());
+            let pair = blocking(move || Self::lay_out(folder, &options)).await?;
+            // Verifiers must be the same on both, so they are set before the standby's first connection needs one.
+            pair.primary.start().await?;
+            pair.primary.execute(&pair.passwords.statements()).await?;
+            pair.standby.start().await?;
+            pair.caught_up().await?;
+            Ok(pair)
+        })
+        .await
     }
 
     fn lay_out(folder: Arc<Folder>, options: &Options) -> Result<Self> {
@@ -195,6 +199,10 @@ impl Pair {
         };
         let make = |name: &str, port: u16, upstream: Option<u16>| -> Result<Server> {
             let data = folder.path().join(name);
+            if data.exists() {
+                // A start before this one found its port taken.
+                std::fs::remove_dir_all(&data).map_err(Error::system(format!("remove {}", data.display())))?;
+            }
             template::copy(&pristine, &data)?;
             if upstream.is_some() {
                 // The slot is the primary's; a copy on the standby would hold the log back there.

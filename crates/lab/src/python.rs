@@ -8,6 +8,10 @@ use sha2::{Digest, Sha256};
 use crate::cache;
 use crate::error::{Error, Result};
 
+/// pip asks again when a connection fails, but gives up when one breaks off in the middle of a wheel. What it has fetched
+/// it keeps, so that the next attempt goes on from there.
+const ATTEMPTS: u32 = 3;
+
 /// The virtual environment for a requirements file, made below `folder` when it is not there yet.
 ///
 /// The name is the hash of the file's text, so a changed pin makes a new environment and an old checkout keeps its own.
@@ -33,17 +37,21 @@ fn build_with(python: &Path, path: &Path, requirements: &str) -> Result<()> {
     }
     let file = path.join("requirements.txt");
     std::fs::write(&file, requirements).map_err(Error::system(format!("write {}", file.display())))?;
-    let installed = Command::new(path.join("bin/python"))
-        .args(["-m", "pip", "install", "--quiet", "--no-input", "--disable-pip-version-check"])
-        // Wheels only, exactly these, each with its hash: no package's build script runs here.
-        .args(["--only-binary", ":all:", "--no-deps", "--require-hashes", "--requirement"])
-        .arg(&file)
-        .output()
-        .map_err(Error::system("start pip"))?;
-    if !installed.status.success() {
-        return Err(Error::Program { program: format!("pip install -r {}", file.display()), said: ending(&installed) });
+    let mut said = String::new();
+    for _ in 0..ATTEMPTS {
+        let installed = Command::new(path.join("bin/python"))
+            .args(["-m", "pip", "install", "--quiet", "--no-input", "--disable-pip-version-check"])
+            // Wheels only, exactly these, each with its hash: no package's build script runs here.
+            .args(["--only-binary", ":all:", "--no-deps", "--require-hashes", "--requirement"])
+            .arg(&file)
+            .output()
+            .map_err(Error::system("start pip"))?;
+        if installed.status.success() {
+            return Ok(());
+        }
+        said = ending(&installed);
     }
-    Ok(())
+    Err(Error::Program { program: format!("pip install -r {}", file.display()), said })
 }
 
 fn ending(output: &Output) -> String {

@@ -72,77 +72,83 @@ pub(super) async fn start(
         .to_string(),
     )?;
 
-    let (etcd_port, peer_port, port) = (ports::free()?, ports::free()?, ports::free()?);
-    let etcd_log = home.join("etcd.log");
-    let (etcd_url, peer_url) = (format!("http://127.0.0.1:{etcd_port}"), format!("http://127.0.0.1:{peer_port}"));
-    let etcd = Process::start(Launch {
-        program: &binaries.join("etcd"),
-        args: vec![
-            "--name=lab".into(),
-            format!("--data-dir={}", home.join("etcd").display()),
-            format!("--listen-client-urls={etcd_url}"),
-            format!("--advertise-client-urls={etcd_url}"),
-            format!("--listen-peer-urls={peer_url}"),
-            format!("--initial-advertise-peer-urls={peer_url}"),
-            format!("--initial-cluster=lab={peer_url}"),
-        ],
-        env: Vec::new(),
-        working_directory: &home,
-        log: &etcd_log,
-        account: None,
-        death_signal: "KILL",
-    })?;
-    let log = home.join("kube-apiserver.log");
-    let mut api = Process::start(Launch {
-        program: &binaries.join("kube-apiserver"),
-        args: vec![
-            format!("--etcd-servers={etcd_url}"),
-            "--bind-address=127.0.0.1".into(),
-            "--advertise-address=127.0.0.1".into(),
-            format!("--secure-port={port}"),
-            format!("--tls-cert-file={certificate}"),
-            format!("--tls-private-key-file={key}"),
-            "--service-account-issuer=https://kubernetes.default.svc".into(),
-            format!("--service-account-key-file={accounts_public}"),
-            format!("--service-account-signing-key-file={accounts}"),
-            "--service-cluster-ip-range=10.96.0.0/16".into(),
-            "--endpoint-reconciler-type=none".into(),
-            "--authorization-mode=RBAC".into(),
-            "--anonymous-auth=false".into(),
-            format!("--token-auth-file={tokens}"),
-            format!("--authentication-token-webhook-config-file={webhook}"),
-            "--authentication-token-webhook-version=v1".into(),
-            // There is no controller that makes service accounts for new namespaces, and our pods need none.
-            "--disable-admission-plugins=ServiceAccount".into(),
-        ],
-        env: Vec::new(),
-        working_directory: &home,
-        log: &log,
-        account: None,
-        death_signal: "KILL",
-    })?;
+    let (endpoint, servers) = ports::anew(|| async {
+        let (etcd_port, peer_port, port) = (ports::free()?, ports::free()?, ports::free()?);
+        let etcd_log = home.join("etcd.log");
+        let (etcd_url, peer_url) = (format!("http://127.0.0.1:{etcd_port}"), format!("http://127.0.0.1:{peer_port}"));
+        let mut etcd = Process::start(Launch {
+            program: &binaries.join("etcd"),
+            args: vec![
+                "--name=lab".into(),
+                format!("--data-dir={}", home.join(format!("etcd-{etcd_port}")).display()),
+                format!("--listen-client-urls={etcd_url}"),
+                format!("--advertise-client-urls={etcd_url}"),
+                format!("--listen-peer-urls={peer_url}"),
+                format!("--initial-advertise-peer-urls={peer_url}"),
+                format!("--initial-cluster=lab={peer_url}"),
+            ],
+            env: Vec::new(),
+            working_directory: &home,
+            log: &etcd_log,
+            account: None,
+            death_signal: "KILL",
+        })?;
+        let log = home.join("kube-apiserver.log");
+        let mut api = Process::start(Launch {
+            program: &binaries.join("kube-apiserver"),
+            args: vec![
+                format!("--etcd-servers={etcd_url}"),
+                "--bind-address=127.0.0.1".into(),
+                "--advertise-address=127.0.0.1".into(),
+                format!("--secure-port={port}"),
+                format!("--tls-cert-file={certificate}"),
+                format!("--tls-private-key-file={key}"),
+                "--service-account-issuer=https://kubernetes.default.svc".into(),
+                format!("--service-account-key-file={accounts_public}"),
+                format!("--service-account-signing-key-file={accounts}"),
+                "--service-cluster-ip-range=10.96.0.0/16".into(),
+                "--endpoint-reconciler-type=none".into(),
+                "--authorization-mode=RBAC".into(),
+                "--anonymous-auth=false".into(),
+                format!("--token-auth-file={tokens}"),
+                format!("--authentication-token-webhook-config-file={webhook}"),
+                "--authentication-token-webhook-version=v1".into(),
+                // There is no controller that makes service accounts for new namespaces, and our pods need none.
+                "--disable-admission-plugins=ServiceAccount".into(),
+            ],
+            env: Vec::new(),
+            working_directory: &home,
+            log: &log,
+            account: None,
+            death_signal: "KILL",
+        })?;
 
-    let endpoint = format!("https://127.0.0.1:{port}");
-    let admin = Admin::new(&endpoint, admin_token, authority)?;
-    let asked = Instant::now();
-    loop {
-        if let Ok(Some(_)) = admin.get("/readyz").await {
-            break;
+        let endpoint = format!("https://127.0.0.1:{port}");
+        let admin = Admin::new(&endpoint, admin_token, authority)?;
+        let asked = Instant::now();
+        loop {
+            if let Ok(Some(_)) = admin.get("/readyz").await {
+                break;
+            }
+            for (program, process, log) in [("etcd", &mut etcd, &etcd_log), ("kube-apiserver", &mut api, &log)] {
+                if !process.is_running() {
+                    return Err(Error::Program { program: program.into(), said: tail(log) });
+                }
+            }
+            if asked.elapsed() > PATIENCE {
+                return Err(Error::NotReady {
+                    server: "kube-apiserver".into(),
+                    seconds: PATIENCE.as_secs(),
+                    said: tail(&log),
+                    log,
+                });
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
         }
-        if !api.is_running() {
-            return Err(Error::Program { program: "kube-apiserver".into(), said: tail(&log) });
-        }
-        if asked.elapsed() > PATIENCE {
-            return Err(Error::NotReady {
-                server: "kube-apiserver".into(),
-                seconds: PATIENCE.as_secs(),
-                said: tail(&log),
-                log,
-            });
-        }
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
-    Ok((format!("real kube-apiserver {}", version(&binaries.join("kube-apiserver"))), endpoint, vec![api, etcd]))
+        Ok((endpoint, vec![api, etcd]))
+    })
+    .await?;
+    Ok((format!("real kube-apiserver {}", version(&binaries.join("kube-apiserver"))), endpoint, servers))
 }
 
 /// What the binary says of itself: `Kubernetes v1.20.2`.

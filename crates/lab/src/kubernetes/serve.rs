@@ -15,6 +15,7 @@ use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 
 use crate::error::{Error, Result};
+use crate::ports;
 use crate::tls::Authority;
 
 /// Connections whose handshake is done. Handshakes run beside each other, so a silent client holds up nobody.
@@ -54,7 +55,10 @@ pub(super) async fn serve(router: Router, authority: &Authority, stop: &Cancella
         .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, key))
         .map_err(|error| failed(error.to_string()))?;
 
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.map_err(Error::system("listen on 127.0.0.1"))?;
+    // A cluster that is gone is still asked: nobody else may answer on its port.
+    let port = ports::free()?;
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await;
+    let listener = listener.map_err(Error::system(format!("listen on 127.0.0.1:{port}")))?;
     let address = listener.local_addr().map_err(Error::system("read our own port"))?;
     let (shaken, ready) = mpsc::channel(64);
     let acceptor = TlsAcceptor::from(Arc::new(tls));

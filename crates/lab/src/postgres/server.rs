@@ -15,7 +15,7 @@ use crate::process::{Account, Launch, Process};
 use crate::tls::Authority;
 
 /// How long a wait for a position or a state goes on before it is a failure. Never the expected time of anything.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 const GLANCE: Duration = Duration::from_millis(5);
 
 /// What a server said about itself at one moment.
