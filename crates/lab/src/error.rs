@@ -1,11 +1,13 @@
+use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
 /// Why the lab could not be built, or could not do what a test asked of it.
 ///
 /// Nothing here is retried: the lab stands on one machine, so a failure is either something missing, which a person
-/// installs, or a defect.
-#[derive(Debug, thiserror::Error)]
+/// installs, or a defect. `Debug` is one line with every cause and the remedy, because that is what a test's `unwrap`
+/// shows.
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// A program that the lab starts is not on this machine.
@@ -81,6 +83,18 @@ pub enum Error {
     State(String),
 }
 
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")?;
+        let mut cause = std::error::Error::source(self);
+        while let Some(error) = cause {
+            write!(f, ": {error}")?;
+            cause = error.source();
+        }
+        write!(f, "; {}", self.remedy())
+    }
+}
+
 impl Error {
     /// What the person at the keyboard does next, in one sentence.
     pub fn remedy(&self) -> String {
@@ -88,7 +102,9 @@ impl Error {
             Self::Missing { install, .. } => install.clone(),
             Self::System { .. } => "look at the path and at the free space of the disk it is on".into(),
             Self::Program { program, .. } => format!("run `{program}` by hand with the same arguments"),
-            Self::NotReady { log, .. } => format!("read {}", log.display()),
+            Self::NotReady { log, .. } => {
+                format!("read {} (set SPARC_LAB_KEEP=1 to keep it)", log.display())
+            }
             Self::Postgres { .. } => {
                 "read the server's log in the lab's folder (set SPARC_LAB_KEEP=1 to keep it)".into()
             }
@@ -112,4 +128,17 @@ pub(crate) fn tail(path: &std::path::Path) -> String {
     let text = std::fs::read(path).map(|b| String::from_utf8_lossy(&b).into_owned()).unwrap_or_default();
     let lines: Vec<&str> = text.lines().filter(|l| !l.trim().is_empty()).collect();
     lines[lines.len().saturating_sub(8)..].join(" | ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_test_that_fails_shows_every_cause_and_what_to_do_on_one_line() {
+        let error = Error::system("write /nowhere/lab.env")(io::Error::other("no space left on device"));
+        let shown = "cannot write /nowhere/lab.env: no space left on device; look at the path and at the free space of the disk it is on";
+        assert_eq!(format!("{error:?}"), shown);
+        assert_eq!(format!("{error:#?}"), shown);
+    }
 }
