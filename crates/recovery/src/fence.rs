@@ -76,6 +76,17 @@ pub fn claim(existing: Option<&FenceRecord>, run: &str) -> Claim {
     }
 }
 
+/// Whether a fence in one state may come into another. A lifted fence is nobody's any more: an attempt that comes late must
+/// not promote under it. Once a promotion is asked for, the only way is forward: an attempt to lift that comes late must not
+/// open the old primary.
+pub fn may_become(state: FenceState, wanted: FenceState) -> bool {
+    match (state, wanted) {
+        (FenceState::Held, FenceState::Promoting | FenceState::Lifted) => true,
+        (FenceState::Promoting, FenceState::Moved) => true,
+        (state, wanted) => state == wanted,
+    }
+}
+
 /// Reads the fence.
 ///
 /// # Errors
@@ -114,9 +125,7 @@ pub async fn advance(
     now: Timestamp,
 ) -> Result<Option<FenceRecord>, FenceError> {
     let Some((record, etag)) = get_json::<FenceRecord>(store, &key(platform)).await? else { return Ok(None) };
-    // A lifted fence is nobody's any more: an attempt that comes late must not promote under it.
-    let lifted = record.state == FenceState::Lifted && state != FenceState::Lifted;
-    if record.run != run || lifted {
+    if record.run != run || !may_become(record.state, state) {
         return Err(FenceError::HeldByAnother(Box::new(record)));
     }
     if record.state == state {
@@ -161,6 +170,8 @@ impl Classified for FenceError {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn record(run: &str, state: FenceState) -> FenceRecord {
@@ -173,6 +184,35 @@ mod tests {
             to: region("us-west-2"),
             permit: Permit { system_identifier: "1".to_owned(), timeline: 1, replay_to: crate::lsn::Lsn(0) },
             written_at: Timestamp::UNIX_EPOCH,
+        }
+    }
+
+    proptest! {
+        /// Whatever runs do, however late: epochs never go back, a promotion that was asked for is never forgotten, and a
+        /// fence changes hands only when it was lifted.
+        #[test]
+        fn a_fence_only_goes_forward(steps in proptest::collection::vec((0..2usize, 0..4usize), 1..60)) {
+            let (runs, mut fence) = (["a", "b"], None::<FenceRecord>);
+            for (run, step) in steps {
+                let (run, before) = (runs[run], fence.clone());
+                let wanted = [None, Some(FenceState::Promoting), Some(FenceState::Moved), Some(FenceState::Lifted)][step];
+                match (wanted, claim(fence.as_ref(), run), &mut fence) {
+                    (None, Claim::Take(epoch), fence) => {
+                        *fence = Some(FenceRecord { epoch, ..record(run, FenceState::Held) });
+                    }
+                    (Some(wanted), _, Some(held)) if held.run == run && may_become(held.state, wanted) => {
+                        held.state = wanted;
+                    }
+                    _ => {}
+                }
+                let (Some(before), Some(after)) = (before, &fence) else { continue };
+                prop_assert!(after.epoch >= before.epoch);
+                prop_assert!(after.run == before.run || before.state == FenceState::Lifted);
+                if matches!(before.state, FenceState::Promoting | FenceState::Moved) {
+                    prop_assert!(matches!(after.state, FenceState::Promoting | FenceState::Moved));
+                    prop_assert!(!(before.state == FenceState::Moved && after.state == FenceState::Promoting));
+                }
+            }
         }
     }
 

@@ -6,9 +6,10 @@
 //! The proof is an attempted write as the role that services use.
 //!
 //! Repeating is safe: the epoch is taken once per run, counts are remembered once per epoch, closing a closed server
-//! changes nothing. Lifting refuses itself once a promotion has been asked for.
+//! changes nothing. Lifting refuses itself once a promotion has been asked for; until then a platform that worked must work
+//! again, so what does not answer is asked again for a while before it is left to a person.
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use recovery::{
     cluster::{ClusterError, Workloads, Writer},
     database::{Closed, Database, DatabaseError, Manner, WriteAttempt},
@@ -21,6 +22,9 @@ use recovery::{
     store::ObjectStore,
 };
 use serde::{Deserialize, Serialize};
+
+/// How long after the fence was given up what does not answer is asked again. Less than the looks of `LiftFence` take.
+const LIFT_PATIENCE: SignedDuration = SignedDuration::from_secs(20);
 
 /// What is asked of the fence.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -77,6 +81,9 @@ pub enum Error {
         /// How many.
         left: u64,
     },
+    /// The fence is given up, and not everything behind it has answered.
+    #[error("the fence is not down yet: {0}")]
+    Lifting(String),
     /// A graceful switch cannot lose the primary on the way.
     #[error("the primary must be closed in a graceful switch")]
     Lost(#[source] DatabaseError),
@@ -97,7 +104,7 @@ impl Classified for Error {
             Error::NoPlan => Fault::Permanent,
             Error::Fence(error) => error.fault(),
             Error::StillWritable { .. } => Fault::Refused,
-            Error::Closing { .. } => Fault::NotYet,
+            Error::Closing { .. } | Error::Lifting(_) => Fault::NotYet,
             Error::Lost(_) => Fault::Transient,
             Error::Unproven { source, .. } => source.fault(),
         }
@@ -111,6 +118,7 @@ impl Classified for Error {
                 format!("stop `{primary}` by hand, or request the failover with a recorded consent to `still-writable`")
             }
             Error::Closing { primary, .. } => format!("wait, or end the sessions on `{primary}` by hand"),
+            Error::Lifting(_) => "wait; what stays silent is left to you and named in the report".to_owned(),
             Error::Lost(_) => "request it with mode `ungraceful` if the primary is lost".to_owned(),
             Error::Unproven { source, .. } => source.remedy(),
         }
@@ -273,36 +281,48 @@ pub async fn lift(run: &Run, plan: &Plan, world: &World<'_>, now: Timestamp) -> 
     let record = fence::read(world.evidence, &plan.platform).await.map_err(FenceError::from)?;
     // Another run's fence, or none: this run has closed nothing.
     let Some(record) = record.filter(|record| record.run == run.id) else { return Ok(nothing) };
-    match record.state {
-        FenceState::Promoting | FenceState::Moved => {
-            let stays = format!(
-                "`{}` was asked to become the primary under epoch {} and may do so at any time; start the run again under the name `{}`",
-                plan.postgresql.standby.instance, record.epoch, run.id
-            );
-            return Ok(FenceLifted { stays: Some(stays), ..nothing });
-        }
-        FenceState::Held | FenceState::Lifted => {}
+    let stays = || {
+        let stays = format!(
+            "`{}` was asked to become the primary under epoch {} and may do so at any time; start the run again under the name `{}`",
+            plan.postgresql.standby.instance, record.epoch, run.id
+        );
+        FenceLifted { stays: Some(stays), ..nothing.clone() }
+    };
+    if !fence::may_become(record.state, FenceState::Lifted) {
+        return Ok(stays());
     }
     // First the object, then the server: an attempt to promote that is still under way loses the fence before anything is
     // opened. A lift that is killed in between finds `lifted` and goes on.
-    fence::advance(world.evidence, &plan.platform, &run.id, FenceState::Lifted, now).await?;
-    let mut left = Vec::new();
+    let lifted = match fence::advance(world.evidence, &plan.platform, &run.id, FenceState::Lifted, now).await {
+        // Asked for between the two looks, by an attempt that nobody waits for any more.
+        Err(FenceError::HeldByAnother(record)) if record.run == run.id => return Ok(stays()),
+        lifted => lifted?,
+    };
+    let given_up_at = lifted.map_or(now, |record| record.written_at);
     let (opened, writers) = tokio::join!(world.primary.open(), world.workloads.restart_writers(record.epoch));
     let proof = match opened {
         Ok(()) => world.primary.attempt_write(&run.id).await,
         Err(error) => Err(error),
     };
-    match &proof {
-        Ok(WriteAttempt::Accepted { .. }) => {}
+    if let Ok(WriteAttempt::Rejected { .. }) = &proof {
         // The setting takes a moment to reach new sessions.
-        Ok(WriteAttempt::Rejected { .. }) => {
-            return Err(Error::Closing { primary: world.primary.name().to_owned(), left: 0 });
-        }
-        Err(error) => left.push(format!(
+        return Err(Error::Closing { primary: world.primary.name().to_owned(), left: 0 });
+    }
+    let silent = [
+        proof.as_ref().err().filter(|error| may_answer(*error)).map(|error| chain(error)),
+        writers.as_ref().err().filter(|error| may_answer(*error)).map(|error| chain(error)),
+    ];
+    let silent: Vec<String> = silent.into_iter().flatten().collect();
+    if !silent.is_empty() && now.duration_since(given_up_at) < LIFT_PATIENCE {
+        return Err(Error::Lifting(silent.join("; ")));
+    }
+    let mut left = Vec::new();
+    if let Err(error) = &proof {
+        left.push(format!(
             "`{}` was not reached ({}); when it is back, reset default_transaction_read_only on it",
             world.primary.name(),
             chain(error)
-        )),
+        ));
     }
     let writers = writers.unwrap_or_else(|error| {
         left.push(format!(
@@ -313,6 +333,11 @@ pub async fn lift(run: &Run, plan: &Plan, world: &World<'_>, now: Timestamp) -> 
         Vec::new()
     });
     Ok(FenceLifted { stays: None, proof: proof.ok(), writers, left, observed_at: now })
+}
+
+/// Nothing is wrong with the question, so the next one may be answered.
+fn may_answer(error: &dyn Classified) -> bool {
+    matches!(error.fault(), Fault::Transient | Fault::NotYet)
 }
 
 #[cfg(test)]
