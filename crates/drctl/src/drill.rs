@@ -13,13 +13,15 @@ use std::{
 
 use jiff::Timestamp;
 use lab::{
+    edge::PUBLIC_NAME,
     faults::{Desk, Script, Selector, Times},
     load::Load,
     platform::{Options, Platform},
+    resolvers::Resolvers,
 };
 use recovery::{
     plan::{Approval, Driver, Plan},
-    report::{Drill, FaultFired, LostWrite, RecoveryReport, StandIn},
+    report::{Drill, FaultFired, LostWrite, NamesSeen, RecoveryReport, StandIn},
     run::RunOutcome,
 };
 use serde_json::Value;
@@ -41,6 +43,8 @@ const GRACEFUL: &str = include_str!("../../../events/regional-failover/manual-gr
 const DETECTION: (u64, usize) = (250, 3);
 /// Writes that clients have been promised before anything happens.
 const WARM_UP: usize = 500;
+/// Customers' resolvers whose answers run out one after another.
+const RESOLVERS: usize = 12;
 /// Longest wait for a part of the drill that should take seconds.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -60,6 +64,7 @@ pub async fn drill(args: DrillArgs) -> Result<u8, Problem> {
 
     let platform = start(&args, desk.clone()).await?;
     let mut load = Load::start(&platform.lab.pair, lab::load::Options::default()).await.map_err(of_lab)?;
+    let resolvers = Resolvers::start(&platform.lab.edge, PUBLIC_NAME, RESOLVERS);
     let event = platform.lab.folder().join("event.json");
     let mut watch =
         child(&platform, &["watch", "--every-ms", &DETECTION.0.to_string(), "--failures", &DETECTION.1.to_string()])
@@ -104,7 +109,7 @@ pub async fn drill(args: DrillArgs) -> Result<u8, Problem> {
     if interrupted {
         return Err(Problem::failed("the drill was interrupted; the lab is gone with it"));
     }
-    finish(&args, &platform, &mut load, began, &folder, desk.as_ref()).await
+    finish(&args, &platform, &mut load, &resolvers, began, &folder, desk.as_ref()).await
 }
 
 /// Makes the platform and tells its stages.
@@ -179,6 +184,7 @@ async fn finish(
     args: &DrillArgs,
     platform: &Platform,
     load: &mut Load,
+    resolvers: &Resolvers,
     began: Instant,
     folder: &RunFolder,
     desk: Option<&Desk>,
@@ -193,6 +199,10 @@ async fn finish(
     load.stop().await;
     let lost = if moved { load.lost(&platform.lab.pair.standby).await.map_err(of_lab)? } else { Vec::new() };
     let gap = load.gap(began);
+    let names = match record.reached {
+        Some(_) => Some(names_seen(platform, resolvers).await?),
+        None => None,
+    };
     let plan = Plan::read(platform.plan())?;
     let drill = Drill {
         place: format!("one machine, PostgreSQL {}", platform.lab.pair.tools().version()),
@@ -210,6 +220,7 @@ async fn finish(
         client_gap_seconds: gap.as_ref().map(|gap| gap.duration().as_secs_f64()),
         last_write_before: gap.as_ref().map(|gap| gap.before.at_time),
         first_write_after: gap.as_ref().map(|gap| gap.after.at_time),
+        names,
         faults: desk.map(fired).unwrap_or_default(),
         stand_ins: stand_ins(platform),
     };
@@ -227,6 +238,20 @@ async fn finish(
         }
     }
     Ok(if record.outcome() == RunOutcome::Recovered { exit::DONE } else { exit::FOUND })
+}
+
+async fn names_seen(platform: &Platform, resolvers: &Resolvers) -> Result<NamesSeen, Problem> {
+    let moved = resolvers.moved().await.map_err(of_lab)?;
+    let scale = platform.lab.addresses().edge_scale;
+    let later = moved.with_cache_at.duration_since(moved.without_cache_at).as_secs_f64();
+    Ok(NamesSeen {
+        name: PUBLIC_NAME.to_owned(),
+        without_cache_at: moved.without_cache_at,
+        with_cache_at: moved.with_cache_at,
+        later_seconds: later / scale,
+        resolvers: RESOLVERS,
+        scale,
+    })
 }
 
 fn runs_of(folder: &RunFolder) -> &Path {
@@ -258,6 +283,12 @@ fn tell(load: &Load, report: &RecoveryReport, platform: &Platform, place: &Path)
         drill.lost_writes.len(),
         drill.acknowledged_writes
     );
+    if let Some(names) = &drill.names {
+        println!(
+            "names        the last of {} resolvers that keep answers followed {:.0} s later, by AWS's clock",
+            names.resolvers, names.later_seconds
+        );
+    }
     println!("two primaries with traffic  {}", load.two_primaries().map_or("never", |_| "YES"));
     println!("all names unhealthy at once {}", platform.lab.edge.ever_all_unhealthy().map_or("never", |_| "YES"));
     println!("report       {}", place.display());

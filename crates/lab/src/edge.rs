@@ -10,8 +10,9 @@
 //!
 //! Intervals are scaled: a check every 10 s with [`Options::scale`] 0.02 runs every 200 ms. What a report says about
 //! propagation must be divided by the scale. Simplified against AWS: one checker where Route 53 has many and decides at
-//! 18 %, no caching of answers by resolvers (add the record's TTL), and of the types only HTTP and HTTPS without string
-//! matching; HTTPS is probed in plain text, since Route 53 does not verify certificates either.
+//! 18 %, and of the types only HTTP and HTTPS without string matching; HTTPS is probed in plain text, since Route 53 does
+//! not verify certificates either. Requests are forwarded by an answer of the moment; what customers see who keep answers
+//! is in [`resolvers`](crate::resolvers).
 
 use std::collections::{HashMap, HashSet};
 use std::net::Ipv4Addr;
@@ -36,6 +37,10 @@ use crate::xml::child;
 /// The name that the platform is known by.
 pub const PUBLIC_NAME: &str = "api.sparc.com";
 
+/// How long resolvers keep an alias, which has no time to live of its own.
+/// <https://docs.aws.amazon.com/Route53/latest/DeveloperGuide/resource-record-sets-choosing-alias-non-alias.html>
+const ALIAS_TTL: Duration = Duration::from_secs(60);
+
 /// How the edge is set up.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -58,6 +63,32 @@ pub struct Record {
     pub value: String,
     /// The health check it hangs on.
     pub check: Option<String>,
+    /// How long resolvers keep it, in seconds of Route 53.
+    pub ttl: Duration,
+}
+
+/// What a name leads to, and how long a resolver keeps that.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answered {
+    /// The host; `None` if names lead in a circle.
+    pub host: Option<String>,
+    /// In time of the lab.
+    pub kept_for: Duration,
+}
+
+/// The names of an edge, for somebody who asks for them.
+#[derive(Debug, Clone)]
+pub struct Names {
+    world: Arc<Mutex<World>>,
+    scale: f64,
+}
+
+impl Names {
+    /// Asks for a name, as a resolver that has no answer.
+    pub fn answer(&self, name: &str) -> Answered {
+        let (host, ttl) = lock(&self.world).lead(name);
+        Answered { host, kept_for: ttl.mul_f64(self.scale) }
+    }
 }
 
 /// A change of what the edge sees.
@@ -164,6 +195,11 @@ impl Edge {
         self.world().resolve(name)
     }
 
+    /// Its names, for somebody who asks for them later.
+    pub fn names(&self) -> Names {
+        Names { world: self.world.clone(), scale: self.scale }
+    }
+
     /// Whether a health check is healthy now, as Route 53 would count it.
     pub fn is_healthy(&self, check: &str) -> Option<bool> {
         self.world().health.get(check).map(|health| health.healthy)
@@ -220,6 +256,12 @@ impl World {
     }
 
     fn resolve(&self, name: &str) -> Option<String> {
+        self.lead(name).0
+    }
+
+    /// The host that a name leads to, and the shortest time to live on the way.
+    fn lead(&self, name: &str) -> (Option<String>, Duration) {
+        let mut ttl = ALIAS_TTL;
         let mut name = name.to_owned();
         // Chains of names are short; a loop of them must not be ours.
         for _ in 0..8 {
@@ -231,12 +273,13 @@ impl World {
                 (None, Some(secondary)) => secondary,
                 (None, None) => match set.first() {
                     Some(record) => record,
-                    None => return Some(name),
+                    None => return (Some(name), ttl),
                 },
             };
+            ttl = ttl.min(chosen.ttl);
             name = chosen.value.clone();
         }
-        None
+        (None, ttl)
     }
 
     fn note(&mut self, what: String) {
@@ -390,6 +433,7 @@ fn records(xml: &str) -> Vec<Record> {
                 failover: child(set, "Failover").map(str::to_owned),
                 value: value.text()?.trim_end_matches('.').to_owned(),
                 check: child(set, "HealthCheckId").map(str::to_owned),
+                ttl: child(set, "TTL").and_then(|ttl| ttl.parse().ok()).map_or(ALIAS_TTL, Duration::from_secs),
             })
         })
         .collect()
@@ -399,7 +443,7 @@ fn records(xml: &str) -> Vec<Record> {
 fn aliases(xml: &str) -> Vec<Record> {
     let Some(origin) = crate::xml::text(xml, "DomainName") else { return Vec::new() };
     let aliases = crate::xml::texts(xml, "CNAME").into_iter();
-    aliases.map(|name| Record { name, failover: None, value: origin.clone(), check: None }).collect()
+    aliases.map(|name| Record { name, failover: None, value: origin.clone(), check: None, ttl: ALIAS_TTL }).collect()
 }
 
 fn check(xml: &str) -> Option<Check> {

@@ -7,7 +7,8 @@
 //! - [`load`]: clients that know which commits were promised to them
 //! - [`aws`]: ministack and moto in three regions, seeded as `plans/sparc.toml` describes the platform
 //! - [`rds`]: the RDS API acting on the real servers
-//! - [`services`], [`edge`]: health checks, and Route 53's data plane as far as it answers
+//! - [`services`], [`edge`], [`resolvers`]: health checks, Route 53's data plane as far as it answers, and resolvers that
+//!   keep its answers
 //! - [`kubernetes`], [`nodes`]: an API server, real where it can be had, rollouts on it, and nodes that follow their EKS
 //!   node group
 //! - [`faults`]: the four scripts, in front of any endpoint
@@ -34,6 +35,7 @@ pub mod nodes;
 pub mod platform;
 pub mod postgres;
 pub mod rds;
+pub mod resolvers;
 pub mod services;
 pub mod tls;
 

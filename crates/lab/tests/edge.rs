@@ -8,6 +8,7 @@ use std::sync::Arc;
 use lab::aws::{Aws, PRIMARY, SECONDARY, Seed, Seeded};
 use lab::edge::{Edge, Options};
 use lab::postgres::{self, Pair};
+use lab::resolvers::Resolvers;
 use lab::services::{Region, SERVICES};
 
 struct World {
@@ -69,11 +70,16 @@ async fn traffic_moves_when_the_switch_object_appears_and_the_other_side_takes_w
         tokio::time::sleep(std::time::Duration::from_millis(5)).await;
     }
     assert_eq!(world.edge.resolve("api.sparc.com").unwrap(), "origin.us-east-1.sparc.com");
+    let resolvers = Resolvers::start(&world.edge, "api.sparc.com", 12);
     world.aws.put_object(&world.seeded.switch_bucket, &world.seeded.switch_key, "out").await.unwrap();
     world.edge.wait_until_answer("api.sparc.com", "origin.us-west-2.sparc.com").await.unwrap();
     let (status, region, _) = ask().await;
     assert_eq!((status, region.as_deref()), (200, Some(SECONDARY)));
     assert_eq!(world.edge.ever_all_unhealthy(), None);
+    let moved = resolvers.moved().await.unwrap();
+    let waited = moved.with_cache_at.duration_since(moved.without_cache_at).as_secs_f64();
+    // Sixty seconds at a hundredth; the twelve ask within a twelfth of that of each other.
+    assert!(waited > 0.6 * 10.0 / 12.0, "somebody had asked just before: {waited} s");
     println!("{:#?}", world.edge.events());
 }
 

@@ -29,7 +29,7 @@ mod timeline;
 mod words;
 
 pub use checklist::{CheckState, ChecklistGroup, ChecklistItem};
-pub use drill::{Drill, FaultFired, LostWrite, StandIn};
+pub use drill::{Drill, FaultFired, LostWrite, NamesSeen, StandIn};
 pub use measure::mechanism_in_words;
 pub(crate) use measure::storage_class_name;
 pub use measure::{ComponentResult, Measure, ScenarioResult, ServiceResult, Verdict};

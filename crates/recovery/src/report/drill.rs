@@ -18,6 +18,9 @@ pub struct Drill {
     pub last_write_before: Option<Timestamp>,
     /// The first one after it.
     pub first_write_after: Option<Timestamp>,
+    /// How the public name moved, for customers behind resolvers.
+    #[serde(default)]
+    pub names: Option<NamesSeen>,
     /// Faults that were asked for, and how often each did something.
     pub faults: Vec<FaultFired>,
     /// Parts that stood in for the real ones, so that nobody takes the drill for more than it was.
@@ -31,6 +34,23 @@ pub struct LostWrite {
     pub id: String,
     /// When the client was told.
     pub acknowledged_at: Timestamp,
+}
+
+/// When the public name led to the secondary region: at its source, and behind resolvers that keep answers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct NamesSeen {
+    /// The name.
+    pub name: String,
+    /// For a resolver that keeps nothing.
+    pub without_cache_at: Timestamp,
+    /// For the last of those that keep an answer for its time to live.
+    pub with_cache_at: Timestamp,
+    /// How much later that was, in seconds of AWS.
+    pub later_seconds: f64,
+    /// How many of those were asked.
+    pub resolvers: usize,
+    /// Seconds of the drill for a second of health checks and of answers that are kept.
+    pub scale: f64,
 }
 
 /// A scripted fault.

@@ -368,6 +368,14 @@ fn drill() -> Drill {
         client_gap_seconds: Some(13.4),
         last_write_before: Some(at("02:58:59.950")),
         first_write_after: Some(at("03:03:41.500")),
+        names: Some(NamesSeen {
+            name: "api.sparc.com".to_owned(),
+            without_cache_at: at("03:11:13"),
+            with_cache_at: at("03:11:14.200"),
+            later_seconds: 60.0,
+            resolvers: 12,
+            scale: 0.02,
+        }),
         faults: vec![FaultFired {
             fault: "lose-answer PromoteReplica".to_owned(),
             times: 1,
