@@ -2,11 +2,12 @@
 //!
 //! A proxy passes everything on until a script is laid on its desk. There are four scripts, because these are the four
 //! ways in which a call can go wrong for the caller: it is *rejected*; the work is done and the *answer is lost*; it is
-//! *held* until somebody releases it; it is *slow*. A script is chosen by service, operation and path, and by the how
-//! manieth such call; everything that fired is written down, so that a test can say that its fault really happened.
+//! *held* until somebody releases it; it is *slow*. A script is chosen by service, operation, path and body, and by the
+//! how manieth such call; everything that fired is written down, so that a test can say that its fault really happened,
+//! and when.
 //!
-//! [`HttpProxy`] stands in front of AWS and Kubernetes; [`PostgresProxy`] speaks PostgreSQL's protocol and chooses by
-//! the text of the statement.
+//! [`HttpProxy`] stands in front of AWS, Kubernetes and the services; [`PostgresProxy`] speaks PostgreSQL's protocol and
+//! chooses by the text of the statement.
 
 mod http;
 mod postgres;
@@ -42,13 +43,16 @@ pub enum Script {
 /// Which calls.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Selector {
-    /// The service in the credential scope (`rds`, `s3`, `secretsmanager`, `route53`), `kubernetes`, or `postgres`.
+    /// The service in the credential scope (`rds`, `s3`, `secretsmanager`, `route53`), `postgres`, or what an upstream
+    /// without signatures is called ([`Upstream::unsigned`]).
     pub service: Option<String>,
     /// A part of the operation: `PromoteReadReplica`, `GetSecretValue`, an HTTP method for REST services, the text of an
     /// SQL statement, `connect` for a new connection to PostgreSQL.
     pub operation: Option<String>,
-    /// A part of the path with its query.
+    /// A part of the path with its query; for PostgreSQL the server's name, `primary` or `standby`.
     pub path: Option<String>,
+    /// A part of the body, decoded if it is a form; PostgreSQL has none.
+    pub body: Option<String>,
 }
 
 impl Selector {
@@ -73,12 +77,26 @@ impl Selector {
         self
     }
 
-    fn fits(&self, call: &Call) -> bool {
+    /// Narrowed to a part of the path.
+    pub fn at(mut self, path: &str) -> Self {
+        self.path = Some(path.into());
+        self
+    }
+
+    /// Narrowed to a part of the body.
+    pub fn saying(mut self, body: &str) -> Self {
+        self.body = Some(body.into());
+        self
+    }
+
+    fn fits(&self, call: &Call, body: &[u8]) -> bool {
         let contains =
             |part: &Option<String>, whole: &str| part.as_ref().is_none_or(|part| whole.contains(part.as_str()));
+        let says = |part: &String| part.is_empty() || body.windows(part.len()).any(|window| window == part.as_bytes());
         self.service.as_ref().is_none_or(|service| *service == call.service)
             && contains(&self.operation, &call.operation)
             && contains(&self.path, &call.path)
+            && self.body.as_ref().is_none_or(says)
     }
 }
 
@@ -112,14 +130,21 @@ pub struct Call {
     pub service: String,
     /// See [`Selector::operation`].
     pub operation: String,
-    /// Path with query; empty for PostgreSQL.
+    /// See [`Selector::path`].
     pub path: String,
     /// What was done to it; `None` when it was passed on.
     pub fired: Option<Script>,
+    /// Which of the scripts that were laid down did it.
+    pub fired_by: Option<Laid>,
 }
 
+/// A script that was laid down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Laid(u64);
+
 #[derive(Debug)]
-struct Laid {
+struct Waiting {
+    laid: Laid,
     selector: Selector,
     times: Times,
     script: Script,
@@ -135,7 +160,8 @@ pub struct Desk {
 
 #[derive(Debug, Default)]
 struct State {
-    laid: Vec<Laid>,
+    waiting: Vec<Waiting>,
+    laid: u64,
     calls: Vec<Call>,
 }
 
@@ -156,13 +182,17 @@ impl Desk {
     }
 
     /// Lays a script down. When several fit a call, the first laid down acts.
-    pub fn lay(&self, selector: Selector, times: Times, script: Script) {
-        self.state().laid.push(Laid { selector, times, script, seen: 0 });
+    pub fn lay(&self, selector: Selector, times: Times, script: Script) -> Laid {
+        let mut state = self.state();
+        state.laid += 1;
+        let laid = Laid(state.laid);
+        state.waiting.push(Waiting { laid, selector, times, script, seen: 0 });
+        laid
     }
 
     /// Takes all scripts away and releases what is held.
     pub fn clear(&self) {
-        self.state().laid.clear();
+        self.state().waiting.clear();
         self.release();
     }
 
@@ -188,22 +218,24 @@ impl Desk {
         }
     }
 
-    fn take(&self, service: &str, operation: &str, path: &str) -> Option<Script> {
+    fn take(&self, service: &str, operation: &str, path: &str, body: &[u8]) -> Option<Script> {
         let mut call = Call {
             at: Timestamp::now(),
             service: service.into(),
             operation: operation.into(),
             path: path.into(),
             fired: None,
+            fired_by: None,
         };
         let mut state = self.state();
-        for laid in &mut state.laid {
-            if !laid.selector.fits(&call) {
+        for waiting in &mut state.waiting {
+            if !waiting.selector.fits(&call, body) {
                 continue;
             }
-            laid.seen += 1;
-            if call.fired.is_none() && laid.times.includes(laid.seen) {
-                call.fired = Some(laid.script.clone());
+            waiting.seen += 1;
+            if call.fired.is_none() && waiting.times.includes(waiting.seen) {
+                call.fired = Some(waiting.script.clone());
+                call.fired_by = Some(waiting.laid);
             }
         }
         let fired = call.fired.clone();

@@ -1,6 +1,7 @@
 //! The platform of `plans/sparc.toml`, alive on one machine: a [`Lab`], and a plan file that names all of it as the shipped
 //! plan names the real one; on request with fault proxies on every way between the recovery and what it speaks to.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use recovery::plan::{Approval, Driver, Plan};
@@ -59,6 +60,10 @@ struct Ways {
     databases: [u16; 2],
     /// API servers of both clusters: URL and certificate authority.
     clusters: Vec<(String, String)>,
+    /// Health check URLs of the secondary region's services, by service.
+    services: BTreeMap<String, String>,
+    /// The platform seen from outside.
+    public_url: String,
 }
 
 impl Ways {
@@ -70,7 +75,8 @@ impl Ways {
             clusters.push((cluster.endpoint.clone(), pem));
         }
         let databases = lab.addresses().databases.clone().map(|(_, port)| port);
-        Ok(Ways { databases, clusters })
+        let (services, public_url) = (lab.addresses().secondary_services.clone(), lab.addresses().public_url.clone());
+        Ok(Ways { databases, clusters, services, public_url })
     }
 }
 
@@ -92,7 +98,7 @@ impl Proxies {
         }
         let authority = lab.pair.authority();
         for (url, ca_pem) in &mut ways.clusters {
-            let upstream = Upstream { url: url.clone(), authority: Some(ca_pem.clone()) };
+            let upstream = Upstream::kubernetes(url.clone(), ca_pem.clone());
             let proxy = HttpProxy::start_tls(upstream, desk.clone(), authority).await?;
             (*url, *ca_pem) = (proxy.url().to_owned(), authority.pem().to_owned());
             proxies._http.push(proxy);
@@ -102,6 +108,15 @@ impl Proxies {
             *port = proxy.port();
             proxies._postgres.push(proxy);
         }
+        let region = format!("http://127.0.0.1:{}", lab.secondary.port());
+        let services = HttpProxy::start(Upstream::unsigned("services", &region), desk.clone()).await?;
+        for url in ways.services.values_mut() {
+            *url = url.replacen(&region, services.url(), 1);
+        }
+        let edge = lab.edge.url();
+        let outside = HttpProxy::start(Upstream::unsigned("outside", &edge), desk.clone()).await?;
+        ways.public_url = ways.public_url.replacen(&edge, outside.url(), 1);
+        proxies._http.extend([services, outside]);
         Ok(proxies)
     }
 }
@@ -141,11 +156,11 @@ fn render(options: &Options, lab: &Lab, ways: &Ways) -> Result<String> {
     plan.kubernetes.capacity.node_group = aws.node_group.clone();
 
     for check in &mut plan.checks {
-        let url = at.secondary_services.get(&check.service);
+        let url = ways.services.get(&check.service);
         check.url = url.ok_or_else(|| other(&check.service))?.parse().map_err(|error| other(&error))?;
     }
     plan.names.hosted_zone = aws.hosted_zone.clone();
-    plan.names.public_url = at.public_url.parse().map_err(|error| other(&error))?;
+    plan.names.public_url = ways.public_url.parse().map_err(|error| other(&error))?;
     plan.names.switch_key = aws.switch_key.clone();
     if let Some(cdn) = &mut plan.names.cdn {
         cdn.distribution = aws.distribution.clone();

@@ -85,6 +85,7 @@ struct Known {
     standalone: Vec<String>,
     global: Global,
     promotions: u32,
+    refusals: u32,
 }
 
 #[derive(Debug)]
@@ -147,6 +148,11 @@ impl Rds {
         self.layer.state().promotions
     }
 
+    /// How many calls were refused that would have moved the writer.
+    pub fn refusals(&self) -> u32 {
+        self.layer.state().refusals
+    }
+
     /// Lets an instance be in its backup: it reads `backing-up`, and promotion is refused.
     pub fn begin_backup(&self, instance: &str) {
         self.layer.state().status.insert(instance.to_owned(), "backing-up");
@@ -195,7 +201,10 @@ async fn answer(State(layer): State<Layer>, method: Method, uri: Uri, headers: H
     };
     match answered {
         Ok(body) => (StatusCode::OK, [("content-type", "text/xml")], body).into_response(),
-        Err(refusal) => refusal.into_response(),
+        Err(refusal) => {
+            layer.state().refusals += u32::from(action != "DescribeGlobalClusters");
+            refusal.into_response()
+        }
     }
 }
 

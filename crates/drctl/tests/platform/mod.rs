@@ -43,6 +43,20 @@ pub struct Standing {
     records: Vec<String>,
 }
 
+/// Everything that a step may change, without what moves by itself.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Footprint {
+    node_group: Value,
+    writers: Option<BTreeMap<String, u64>>,
+    fence: Option<(FenceState, u64)>,
+    switch: Option<String>,
+    promoted: bool,
+    timeline: u32,
+    /// Generation by Deployment of the secondary cluster: it counts every change of what is wanted.
+    deployments: BTreeMap<String, u64>,
+    evidence: Vec<String>,
+}
+
 /// A platform, its customers, and the desk on which faults are laid.
 pub struct World {
     pub platform: Platform,
@@ -70,6 +84,11 @@ pub fn repository() -> PathBuf {
 impl World {
     /// A platform that works, customers who write to it, and a detection that has kept a position of its primary.
     pub async fn start(approval: Approval) -> World {
+        World::driven_by(Driver::SelfManaged, approval).await
+    }
+
+    /// The same, promoted by this driver.
+    pub async fn driven_by(driver: Driver, approval: Approval) -> World {
         let desk = Desk::new();
         let options = Options {
             lab: lab::Options {
@@ -79,7 +98,7 @@ impl World {
                 nodes: nodes::Options { batch: 60, every: Duration::from_millis(100), ..nodes::Options::default() },
                 ..lab::Options::default()
             },
-            driver: Driver::SelfManaged,
+            driver,
             approval,
             plan: std::fs::read_to_string(repository().join("plans/sparc.toml")).unwrap(),
             faults: Some(desk.clone()),
@@ -157,6 +176,20 @@ impl World {
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
 
+    /// When a run was in a state, by its history: from the entry to the exit, or to the end of the run.
+    pub fn time_in(&self, name: &str, state: &str) -> (Timestamp, Timestamp) {
+        let history = std::fs::read_to_string(self.folder(name).join("history.jsonl")).unwrap();
+        let events = history.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        let moment = |details: &str| {
+            let of_state = |event: &Value| event[details]["name"] == state;
+            events.clone().find(of_state).map(|event| event["timestamp"].as_str().unwrap().parse().unwrap())
+        };
+        let entered = moment("stateEnteredEventDetails").unwrap_or_else(|| panic!("{name} never came to {state}"));
+        // The history has milliseconds.
+        let exited = moment("stateExitedEventDetails").map(|at: Timestamp| at + jiff::SignedDuration::from_millis(1));
+        (entered, exited.unwrap_or(Timestamp::MAX))
+    }
+
     /// The folder of a run.
     pub fn folder(&self, name: &str) -> PathBuf {
         self.runs.path().join(name)
@@ -183,6 +216,29 @@ impl World {
         };
         let records = ["origin.sparc.com", "api.sparc.com"].map(|name| format!("{:?}", lab.edge.resolve(name)));
         Standing { node_group: group["nodegroup"]["scalingConfig"].clone(), writers, records: records.to_vec() }
+    }
+
+    /// What steps have changed so far.
+    pub async fn footprint(&self) -> Footprint {
+        let lab = &self.platform.lab;
+        let Standing { node_group, writers, .. } = self.standing().await;
+        let standby = lab.pair.standby.position().await.unwrap();
+        let cluster = lab.secondary_cluster().unwrap();
+        let path = format!("/apis/apps/v1/namespaces/{}/deployments", cluster.namespace());
+        let generation = |object: &Value| {
+            let name = object["metadata"]["name"].as_str().unwrap().to_owned();
+            (name, object["metadata"]["generation"].as_u64().unwrap())
+        };
+        Footprint {
+            node_group,
+            writers,
+            fence: self.fence().await.map(|fence| (fence.state, fence.epoch)),
+            switch: self.switch().await,
+            promoted: !standby.in_recovery,
+            timeline: standby.timeline,
+            deployments: cluster.admin().list(&path, "").await.unwrap().iter().map(generation).collect(),
+            evidence: lab.aws.keys(&lab.addresses().aws.evidence_bucket).await.unwrap(),
+        }
     }
 
     async fn switch(&self) -> Option<String> {
@@ -222,6 +278,15 @@ impl World {
         assert_eq!(kept["outcome"], stage, "{}", ended.said);
         let told = self.evidence(&format!("notices/{}/{stage}.json", ended.name)).await;
         assert!(told.is_some(), "nobody heard that the run is {stage}; {}", ended.said);
+    }
+
+    /// The measured loss of a component, from the report of a run: its verdict, and what it comes from.
+    pub fn loss_of(&self, name: &str, component: &str) -> (String, String) {
+        let report = std::fs::read(self.folder(name).join("report.json")).unwrap();
+        let report: Value = serde_json::from_slice(&report).unwrap();
+        let all = report["components"].as_array().unwrap();
+        let rpo = &all.iter().find(|one| one["name"] == component).unwrap()["rpo"];
+        (rpo["verdict"].as_str().unwrap().to_owned(), rpo["because"].as_str().unwrap().to_owned())
     }
 
     /// Customers are in the other region, moved once.

@@ -19,6 +19,8 @@ use super::{Desk, Script};
 use crate::error::{Error, Result};
 use crate::tls::Authority;
 
+const KUBERNETES: &str = "kubernetes";
+
 /// What the proxy stands in front of.
 #[derive(Debug, Clone)]
 pub struct Upstream {
@@ -26,12 +28,24 @@ pub struct Upstream {
     pub url: String,
     /// The authority of an `https` upstream, as PEM.
     pub authority: Option<String>,
+    /// What calls without a signature of AWS are called on the desk.
+    pub unsigned: &'static str,
 }
 
 impl Upstream {
-    /// A plain one.
+    /// A plain one, of AWS.
     pub fn plain(url: impl Into<String>) -> Self {
-        Self { url: url.into(), authority: None }
+        Self { url: url.into(), authority: None, unsigned: "unsigned" }
+    }
+
+    /// A plain one whose calls nobody signs.
+    pub fn unsigned(name: &'static str, url: impl Into<String>) -> Self {
+        Self { unsigned: name, ..Self::plain(url) }
+    }
+
+    /// A Kubernetes API behind TLS.
+    pub fn kubernetes(url: impl Into<String>, authority: impl Into<String>) -> Self {
+        Self { url: url.into(), authority: Some(authority.into()), unsigned: KUBERNETES }
     }
 }
 
@@ -46,6 +60,7 @@ pub struct HttpProxy {
 #[derive(Clone)]
 struct Relay {
     upstream: Arc<str>,
+    unsigned: &'static str,
     http: reqwest::Client,
     desk: Desk,
 }
@@ -72,6 +87,7 @@ impl HttpProxy {
         let relay = Relay {
             http: http.build().map_err(no_client)?,
             upstream: upstream.url.trim_end_matches('/').into(),
+            unsigned: upstream.unsigned,
             desk: desk.clone(),
         };
         let (listener, port) = listen().await?;
@@ -128,9 +144,9 @@ impl Relay {
         let (parts, body) = request.into_parts();
         let body = axum::body::to_bytes(Body::new(body), usize::MAX).await.map_err(io::Error::other)?;
         let path = parts.uri.path_and_query().map_or("/", |path| path.as_str()).to_owned();
-        let service = service_of(&parts.headers);
+        let service = service_of(&parts.headers).unwrap_or_else(|| self.unsigned.to_owned());
         let (operation, shape) = operation_of(parts.method.as_str(), &parts.headers, &body, &service);
-        let script = self.desk.take(&service, &operation, &path);
+        let script = self.desk.take(&service, &operation, &path, &readable(&parts.headers, &body));
         if let Some(Script::Reject { status, code }) = &script {
             return Ok(rejection(*status, code, shape));
         }
@@ -186,12 +202,21 @@ enum Shape {
     Kubernetes,
 }
 
-fn service_of(headers: &HeaderMap) -> String {
-    let authorization = headers.get("authorization").and_then(|value| value.to_str().ok()).unwrap_or_default();
-    match authorization.split("Credential=").nth(1).and_then(|scope| scope.split('/').nth(3)) {
-        Some(service) => service.to_owned(),
-        None => "kubernetes".to_owned(),
+/// The service in the credential scope of a signed request.
+fn service_of(headers: &HeaderMap) -> Option<String> {
+    let authorization = headers.get("authorization").and_then(|value| value.to_str().ok())?;
+    authorization.split("Credential=").nth(1)?.split('/').nth(3).map(str::to_owned)
+}
+
+/// The body as people write it: forms hide spaces and quotes.
+fn readable(headers: &HeaderMap, body: &[u8]) -> Vec<u8> {
+    let kind = headers.get("content-type").and_then(|value| value.to_str().ok()).unwrap_or_default();
+    if !kind.starts_with("application/x-www-form-urlencoded") {
+        return body.to_vec();
     }
+    let fields: Vec<String> =
+        url::form_urlencoded::parse(body).map(|(name, value)| format!("{name}={value}")).collect();
+    fields.join("&").into_bytes()
 }
 
 fn operation_of(method: &str, headers: &HeaderMap, body: &[u8], service: &str) -> (String, Shape) {
@@ -201,7 +226,7 @@ fn operation_of(method: &str, headers: &HeaderMap, body: &[u8], service: &str) -
     let action =
         url::form_urlencoded::parse(body).find(|(name, _)| name == "Action").map(|(_, value)| value.into_owned());
     let shape = match service {
-        "kubernetes" => Shape::Kubernetes,
+        KUBERNETES => Shape::Kubernetes,
         "s3" => Shape::RestXml,
         "route53" | "cloudfront" => Shape::QueryXml,
         _ => Shape::Json,

@@ -38,6 +38,7 @@ pub struct PostgresProxy {
 
 #[derive(Clone)]
 struct Relay {
+    server: Arc<str>,
     upstream: u16,
     acceptor: TlsAcceptor,
     connector: TlsConnector,
@@ -52,6 +53,7 @@ impl PostgresProxy {
             std::fs::read_to_string(&path).map_err(Error::system(format!("read {}", Path::new(&path).display())))
         };
         let relay = Relay {
+            server: server.name().into(),
             upstream: server.port(),
             acceptor: tls::acceptor(&read("server.crt")?, &read("server.key")?)?,
             connector: TlsConnector::from(Arc::new(authority.client()?)),
@@ -99,7 +101,7 @@ struct WayBack {
 
 impl Relay {
     async fn carry(self, mut client: TcpStream) -> io::Result<()> {
-        match self.desk.take("postgres", "connect", "") {
+        match self.desk.take("postgres", "connect", &self.server, b"") {
             // Accepted and closed, which a client cannot tell from a server that dies.
             Some(Script::Reject { .. } | Script::LoseAnswer) => return Ok(()),
             Some(Script::Hold) => self.desk.held().await,
@@ -186,7 +188,7 @@ impl Relay {
                 _ => None,
             };
             if let Some(statement) = executed {
-                match self.desk.take("postgres", &statement, "") {
+                match self.desk.take("postgres", &statement, &self.server, b"") {
                     Some(Script::Reject { code, .. }) => {
                         let mut to_client = to_client.lock().await;
                         to_client.write_all(&refusal(&code)).await?;
