@@ -647,6 +647,38 @@ mod tests {
         assert_eq!(decided.capacity.enough, 30);
     }
 
+    fn incident() -> impl Strategy<Value = Incident> {
+        let events = ["primary-region-alarm", "manual-graceful", "standby-behind-consented", "two-regions-lost"];
+        (proptest::sample::select(events.map(event).to_vec()), any::<bool>()).prop_map(|(incident, still_writable)| {
+            let consent = Consent { to: Risk::StillWritable, by: "cto".to_owned(), because: "unplugged".to_owned() };
+            let more = still_writable.then_some(consent);
+            Incident { consents: incident.consents.iter().cloned().chain(more).collect(), ..incident }
+        })
+    }
+
+    fn sighting() -> impl Strategy<Value = Sighting<ServerStatus>> {
+        let status = (any::<bool>(), any::<bool>(), 1u64..3, 1u32..3, 0u64..1 << 30, 0i64..1000);
+        proptest::option::weighted(0.8, status).prop_map(|seen| match seen {
+            None => Sighting::Unknown("timed out".to_owned()),
+            Some((in_recovery, read_only, system, timeline, holds, beat)) => Sighting::Seen(ServerStatus {
+                read_only,
+                timeline,
+                system_identifier: system.to_string(),
+                ..server(in_recovery, holds, beat)
+            }),
+        })
+    }
+
+    fn fence() -> impl Strategy<Value = Sighting<Option<FenceRecord>>> {
+        let states = [FenceState::Held, FenceState::Promoting, FenceState::Moved, FenceState::Lifted];
+        prop_oneof![
+            Just(Sighting::Unknown("denied".to_owned())),
+            Just(Sighting::Seen(None)),
+            (proptest::sample::select(vec!["run", "other"]), proptest::sample::select(states.to_vec()))
+                .prop_map(|(run, state)| held(run, state)),
+        ]
+    }
+
     proptest! {
         /// Whatever was seen: a permit is for the standby that was seen, asks for no more than it holds when nobody can be
         /// waited for, and loses no more than the plan accepts.
@@ -664,6 +696,52 @@ mod tests {
                 prop_assert!((last - beat) as f64 <= plan.failover.acceptable_loss.seconds());
                 prop_assert_eq!(decided.permit.check("s", survey.standby.seen().unwrap()), Ok(()));
             }
+        }
+
+        /// Whatever the world looks like: guards that no consent lifts hold, a run that is repeated promotes what it was
+        /// allowed to promote, epochs grow, capacity never shrinks, and the same question has the same answer.
+        #[test]
+        fn a_plan_is_built_only_where_every_guard_lets_it(
+            incident in incident(), primary in sighting(), standby in sighting(), fence in fence(),
+            kept in (any::<bool>(), 0u64..1 << 30, 0i64..1000), sizes in (0u32..100, 0u32..100, 0u32..100),
+        ) {
+            // EKS lets no group be otherwise.
+            let sizes = (sizes.0, sizes.0 + sizes.1, sizes.0 + sizes.1 + sizes.2);
+            let (plan, mut survey) = (plan(), lost_primary());
+            survey.primary = primary;
+            survey.standby = standby;
+            survey.fence = fence.clone();
+            survey.position = Sighting::Seen(kept.0.then(|| position(kept.1, kept.2)));
+            if let Sighting::Seen(status) = &mut survey.node_group {
+                (status.minimum, status.desired, status.maximum) = sizes;
+            }
+            let decided = decide(&plan, &incident, &survey, "run");
+            prop_assert_eq!(&decided, &decide(&plan, &incident, &survey, "run"));
+            let Ok(decided) = decided else { return Ok(()) };
+
+            let standby = survey.standby.seen();
+            prop_assert!(standby.is_some(), "a standby that nobody saw is promoted");
+            prop_assert!(!incident.lost.contains(&plan.regions.secondary), "there is nowhere to go");
+            let record = fence.seen().and_then(Option::as_ref);
+            prop_assert!(fence.seen().is_some(), "nobody knows who holds the fence");
+            match record.filter(|record| record.run == "run" && record.state != FenceState::Lifted) {
+                Some(ours) => prop_assert_eq!((decided.epoch, &decided.permit), (ours.epoch, &ours.permit)),
+                None => {
+                    prop_assert!(record.is_none_or(|record| record.state == FenceState::Lifted), "it is another run's");
+                    prop_assert!(decided.epoch > record.map_or(0, |record| record.epoch));
+                    let primary = survey.primary.seen();
+                    prop_assert!(primary.is_none_or(|primary| !primary.in_recovery), "it is no primary");
+                    let writes = primary.is_some_and(|primary| !primary.read_only);
+                    let consented = incident.consent(Risk::StillWritable).is_some();
+                    prop_assert!(incident.manner == Manner::Graceful || !writes || consented, "it still takes writes");
+                    prop_assert!(incident.manner == Manner::Ungraceful || primary.is_some(), "nobody can be asked to stop");
+                    prop_assert!(standby.is_some_and(|standby| standby.in_recovery), "it was promoted by somebody else");
+                    prop_assert_eq!(&decided.permit.system_identifier, &standby.unwrap().system_identifier);
+                }
+            }
+            let after = decided.capacity.after;
+            prop_assert!(after.minimum >= sizes.0 && after.desired >= sizes.1 && after.maximum >= sizes.2);
+            prop_assert!(after.desired >= plan.kubernetes.capacity.desired && after.maximum >= after.desired);
         }
 
         /// A permit refuses every server that differs from what was seen in system, timeline or position.
