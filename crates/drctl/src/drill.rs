@@ -302,7 +302,12 @@ fn stand_ins(platform: &Platform) -> Vec<StandIn> {
     let pair = [
         ("Amazon EKS", clusters),
         ("Pods", "the lab's services, started and ended with their Deployments".to_owned()),
-        ("Amazon S3, SNS, Secrets Manager, Route 53, CloudFront", "ministack, emulating three regions".to_owned()),
+        ("Amazon S3, SNS, Secrets Manager, ECR, Route 53, CloudFront", "ministack, emulating three regions".to_owned()),
+        (
+            "Replication of objects",
+            "ministack's, which copies before it answers; AWS takes seconds to minutes".to_owned(),
+        ),
+        ("Redis", "a cache in the lab's services, filled from the database when first asked".to_owned()),
         (
             "Amazon RDS and EKS node groups",
             "moto, with the lab's layer that acts on the real PostgreSQL pair".to_owned(),

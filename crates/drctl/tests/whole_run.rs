@@ -23,6 +23,11 @@ async fn a_lost_region_is_left_and_nothing_moves_twice() {
     world.is_accounted_for(&ended, "recovered").await;
     world.load.wait_for_acknowledgements_of("standby", lost_at).await.unwrap();
 
+    for component in ["postgresql", "redis", "object-storage", "kubernetes", "registry"] {
+        let (verdict, because) = world.loss_of("alarm", component);
+        assert_eq!(verdict, "met", "{component}: {because}");
+    }
+
     let moved = world.standing().await;
     let again = world.run("alarm", "primary-region-alarm").await;
     world.has_moved(&again).await;
@@ -60,6 +65,9 @@ async fn a_standby_behind_is_promoted_only_with_consent() {
     world.platform.lab.pair.cut_stream().await.unwrap();
     // The plan accepts 64 MiB of log.
     world.platform.lab.pair.fill(72 << 20).await.unwrap();
+    // Objects and an image stay behind too.
+    world.platform.lab.aws.stop_replication().await.unwrap();
+    world.platform.lab.aws.forget_image("sparc/playback").await.unwrap();
     world.heartbeats().await;
     world.platform.lab.lose_primary_region();
     let before = world.standing().await;
@@ -72,6 +80,11 @@ async fn a_standby_behind_is_promoted_only_with_consent() {
     let consented = world.run("consented", "standby-behind-consented").await;
     world.has_moved(&consented).await;
     world.is_accounted_for(&consented, "recovered").await;
+    let (_, because) = world.loss_of("consented", "object-storage");
+    assert!(because.contains(", at least ") && because.contains("heartbeat"), "{because}");
+    let (verdict, because) = world.loss_of("consented", "registry");
+    assert_eq!(verdict, "unknown", "{because}");
+    assert!(because.contains("sparc/playback@sha256:"), "{because}");
     world.load.stop().await;
 }
 

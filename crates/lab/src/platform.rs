@@ -88,7 +88,7 @@ struct Proxies {
 }
 
 /// Every AWS service that a failover calls, as [`crate::aws::Aws::route`] names them.
-const SERVICES_CALLED: [&str; 7] = ["S3", "SECRETS_MANAGER", "SNS", "EKS", "RDS", "ROUTE_53", "CLOUDFRONT"];
+const SERVICES_CALLED: [&str; 8] = ["S3", "ECR", "SECRETS_MANAGER", "SNS", "EKS", "RDS", "ROUTE_53", "CLOUDFRONT"];
 
 impl Proxies {
     async fn start(desk: &Desk, lab: &Lab, ways: &mut Ways) -> Result<Proxies> {
@@ -158,6 +158,14 @@ fn render(options: &Options, lab: &Lab, ways: &Ways) -> Result<String> {
     for check in &mut plan.checks {
         let url = ways.services.get(&check.service);
         check.url = url.ok_or_else(|| other(&check.service))?.parse().map_err(|error| other(&error))?;
+    }
+    for component in &mut plan.components {
+        let Some(check) = &mut component.check else { continue };
+        // A service speaks for it, below its own health.
+        let service = check.host_str().and_then(|host| host.split('.').next()).unwrap_or_default();
+        let url = ways.services.get(service).ok_or_else(|| other(&component.name))?;
+        let below = check.path().strip_prefix("/healthz").unwrap_or_default();
+        *check = format!("{url}{below}").parse().map_err(|error| other(&error))?;
     }
     plan.names.hosted_zone = aws.hosted_zone.clone();
     plan.names.public_url = ways.public_url.parse().map_err(|error| other(&error))?;

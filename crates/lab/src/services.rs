@@ -1,7 +1,8 @@
 //! The platform's services in one region, as far as health checks see them.
 //!
 //! Each answers `/healthz` with 200 only if its database takes a committed write, and says in `x-served-by-region` where
-//! it stands. One listener carries all services of a region: a request names its service by the host
+//! it stands. Below it `/healthz/cache` stands for Redis: a cache in memory, filled from the database when somebody asks
+//! and it is empty, and well if what is read back from it is what the database says. One listener carries all services of a region: a request names its service by the host
 //! (`incidents.us-west-2.sparc.com`) or, where no resolver is at hand, by the path (`/incidents/healthz`).
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -54,6 +55,8 @@ pub struct Region {
 struct Services {
     databases: BTreeMap<String, Config>,
     broken: BTreeSet<String>,
+    /// By service; gone with the region.
+    cache: BTreeMap<String, i64>,
 }
 
 #[derive(Clone)]
@@ -162,6 +165,7 @@ impl Region {
 
     /// Closes the listener: the region is gone, connections are refused.
     pub fn go_dark(&self) {
+        lock(&self.state).cache.clear();
         if let Some(listener) = lock(&self.listener).take() {
             listener.abort();
         }
@@ -198,10 +202,11 @@ async fn answer(State(handler): State<Handler>, headers: HeaderMap, uri: Uri) ->
     let region = [("x-served-by-region", handler.region.clone())];
     let path: Vec<&str> = uri.path().trim_matches('/').split('/').collect();
     let host = headers.get("host").and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let of_cache = path.last() == Some(&"cache");
     let known = |name: &str| SERVICES.iter().any(|(service, _)| *service == name);
     let service = match path.as_slice() {
-        [service, "healthz"] => *service,
-        ["healthz"] => host.split('.').next().filter(|name| known(name)).unwrap_or(FRONT),
+        [service, "healthz"] | [service, "healthz", "cache"] => *service,
+        ["healthz"] | ["healthz", "cache"] => host.split('.').next().filter(|name| known(name)).unwrap_or(FRONT),
         _ => return (StatusCode::NOT_FOUND, region, json!({ "error": "no such path" }).to_string()),
     };
     if !known(service) {
@@ -214,8 +219,8 @@ async fn answer(State(handler): State<Handler>, headers: HeaderMap, uri: Uri) ->
     let outcome = match database {
         _ if broken => Err("broken by the lab".to_owned()),
         None => Ok(()),
-        Some(config) => match tokio::time::timeout(PATIENCE, write(&handler, service, &config)).await {
-            Ok(written) => written,
+        Some(config) => match tokio::time::timeout(PATIENCE, is_well(&handler, service, &config, of_cache)).await {
+            Ok(is_well) => is_well,
             Err(_) => Err(format!("no answer from its database within {} s", PATIENCE.as_secs())),
         },
     };
@@ -226,13 +231,25 @@ async fn answer(State(handler): State<Handler>, headers: HeaderMap, uri: Uri) ->
     (status, region, json!({ "service": service, "region": handler.region, "error": error }).to_string())
 }
 
-async fn write(handler: &Handler, service: &str, config: &Config) -> std::result::Result<(), String> {
+/// Whether the service can write, or whether its cache says what its database says.
+async fn is_well(handler: &Handler, service: &str, config: &Config, of_cache: bool) -> std::result::Result<(), String> {
     let said = |error: tokio_postgres::Error| match error.as_db_error() {
         Some(db) => format!("{}: {}", db.code().code(), db.message()),
         None => error.to_string(),
     };
     let (client, connection) = config.connect(handler.connector.clone()).await.map_err(said)?;
     let connection = tokio::spawn(connection);
+    if of_cache {
+        let users = client.query_one("select count(*) from users", &[]).await;
+        connection.abort();
+        let users: i64 = users.map_err(said)?.get(0);
+        let cached = *lock(&handler.state).cache.entry(service.to_owned()).or_insert(users);
+        return if cached == users {
+            Ok(())
+        } else {
+            Err(format!("{cached} users in the cache, {users} in the database"))
+        };
+    }
     let run = format!("healthz {service} {}", handler.region);
     let written = client
         .execute(

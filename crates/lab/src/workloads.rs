@@ -29,6 +29,13 @@ pub(crate) fn bundle(now: Timestamp, kind: &str) -> String {
     if kind.contains("v1.20") { told.replace("apiVersion: policy/v1\n", "apiVersion: policy/v1beta1\n") } else { told }
 }
 
+/// Repository and digest of every image that the bundle names.
+pub(crate) fn images() -> Vec<(&'static str, &'static str)> {
+    let named =
+        BUNDLE.lines().filter_map(|line| line.trim().strip_prefix("image: ")?.trim_matches('"').split_once('/'));
+    named.filter_map(|(_, image)| image.split_once('@')).collect()
+}
+
 /// Makes the Deployments of the bundle run in a cluster of this region.
 pub(crate) async fn run(cluster: &Cluster, region: &str, database: (&str, u16)) -> Result<usize> {
     let manifests = BUNDLE
@@ -56,6 +63,15 @@ pub(crate) async fn run(cluster: &Cluster, region: &str, database: (&str, u16)) 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_image_of_the_bundle_is_known_by_its_digest() {
+        let images = images();
+        assert_eq!(images.len(), BUNDLE.matches("image: ").count());
+        assert!(
+            images.contains(&("sparc/auth", "sha256:b78e3bbb8c44ed86b625c342a1a3d37202c4d87f222be4f271595810af84a93d"))
+        );
+    }
 
     #[test]
     fn the_bundle_says_that_it_was_rendered_now() {

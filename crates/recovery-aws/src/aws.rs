@@ -11,6 +11,7 @@ use aws_smithy_http_client::{
 use aws_types::service_config::{LoadServiceConfig, ServiceConfigKey};
 use recovery::{
     database::Replica,
+    holdings::Registry,
     names::{Distribution, Records},
     notice::Messenger,
     plan::{Driver, Plan, Region},
@@ -20,6 +21,7 @@ use recovery::{
 
 use crate::{
     cloudfront::CloudFrontDistribution,
+    ecr::Ecr,
     eks::ManagedNodeGroup,
     rds::{AuroraGlobalReplica, RdsReplica},
     route53::HostedZone,
@@ -85,9 +87,7 @@ impl Aws {
     }
 
     fn new(plan: &Plan, config: SdkConfig) -> Aws {
-        let s3 = aws_sdk_s3::Client::from_conf(
-            aws_sdk_s3::config::Builder::from(&config).force_path_style(is_s3_overridden(&config)).build(),
-        );
+        let s3 = s3(&config);
         let secrets = Arc::new(SecretsManager::new(aws_sdk_secretsmanager::Client::new(&config)));
         Aws { plan: Arc::new(plan.clone()), config, s3, secrets }
     }
@@ -122,6 +122,23 @@ impl Aws {
     /// The bucket that the inverted health checks watch.
     pub fn switch(&self) -> Arc<dyn ObjectStore> {
         Arc::new(self.bucket(&self.plan.buckets.switch))
+    }
+
+    /// Customers' objects in the primary region: only the watcher writes there, and nothing waits for it.
+    pub fn objects(&self) -> Arc<dyn ObjectStore> {
+        let client = s3(&self.config(&self.plan.regions.primary));
+        Arc::new(Bucket::new(client, &self.plan.buckets.videos))
+    }
+
+    /// Their copy in the secondary region.
+    pub fn objects_copy(&self) -> Arc<dyn ObjectStore> {
+        let client = s3(&self.config(&self.plan.regions.secondary));
+        Arc::new(Bucket::new(client, &self.plan.buckets.videos_replica))
+    }
+
+    /// The container registry of the secondary region.
+    pub fn registry(&self) -> Arc<dyn Registry> {
+        Arc::new(Ecr::new(aws_sdk_ecr::Client::new(&self.config(&self.plan.regions.secondary))))
     }
 
     /// Secrets Manager of the tertiary region, with a memory of its own.
@@ -212,6 +229,11 @@ impl LoadServiceConfig for Environment {
 
 fn sdk_region(region: &Region) -> aws_config::Region {
     aws_config::Region::new(region.code().to_owned())
+}
+
+fn s3(config: &SdkConfig) -> aws_sdk_s3::Client {
+    let settings = aws_sdk_s3::config::Builder::from(config).force_path_style(is_s3_overridden(config));
+    aws_sdk_s3::Client::from_conf(settings.build())
 }
 
 /// Emulators answer under one host name, so the bucket cannot be part of it.

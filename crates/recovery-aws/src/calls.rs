@@ -22,6 +22,8 @@ pub enum Home {
     Tertiary,
     /// Where the platform goes: if it is lost too, there is no regional failover.
     Secondary,
+    /// The region that may be lost: only the watcher asks it, while it is there.
+    Primary,
     /// The control planes of global services.
     UsEast1,
 }
@@ -115,6 +117,16 @@ const DESCRIBE_DB_INSTANCES: Call = Call {
     documentation: documentation!("AmazonRDS/latest/APIReference/API_DescribeDBInstances.html"),
     ..GET_OBJECT
 };
+const BATCH_GET_IMAGE: Call = Call {
+    service: "ECR",
+    operation: "BatchGetImage",
+    function: "verify-recovery",
+    action: Some("health"),
+    home: Home::Secondary,
+    blocking: false,
+    documentation: documentation!("AmazonECR/latest/APIReference/API_BatchGetImage.html"),
+    ..GET_OBJECT
+};
 const CHANGE_RECORDS: Call = Call {
     service: "Route53",
     operation: "ChangeResourceRecordSets",
@@ -175,6 +187,10 @@ pub const CALLS: &[Call] = &[
     Call { function: "verify-recovery", ..GET_OBJECT },
     Call { function: "verify-recovery", ..PUT_OBJECT },
     Call { function: "verify-recovery", ..GET_SECRET_VALUE },
+    // Evidence of what arrived in the copy, and the heartbeats that are to arrive there.
+    Call { function: "verify-recovery", action: Some("health"), home: Home::Secondary, blocking: false, ..GET_OBJECT },
+    Call { function: "verify-recovery", action: Some("watch"), home: Home::Primary, blocking: false, ..PUT_OBJECT },
+    BATCH_GET_IMAGE,
     Call { function: "swap-dns", action: Some("switch"), ..GET_OBJECT },
     Call { function: "swap-dns", action: Some("switch"), ..PUT_OBJECT },
     Call { function: "swap-dns", action: Some("edit"), blocking: false, ..GET_OBJECT },

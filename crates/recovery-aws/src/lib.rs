@@ -7,6 +7,7 @@
 mod aws;
 pub mod calls;
 pub mod cloudfront;
+pub mod ecr;
 pub mod eks;
 pub mod eks_token;
 pub mod rds;

@@ -1,4 +1,4 @@
-//! Buckets of the tertiary region: objects are read and written, never the buckets themselves, because what configures a
+//! Buckets: objects are read and written, never the buckets themselves, because what configures a
 //! bucket depends on us-east-1.
 //! <https://docs.aws.amazon.com/whitepapers/latest/aws-fault-isolation-boundaries/global-services.html>
 

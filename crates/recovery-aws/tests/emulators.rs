@@ -13,6 +13,7 @@ use recovery::{
     cluster::{NodeGroup, NodeGroupSize},
     database::{DatabaseError, Manner, Replica, ReplicaRole},
     fault::{Classified, Fault},
+    holdings::MARKER_KEY,
     names::NamesError,
     notice::Notice,
     objective::Priority,
@@ -67,6 +68,27 @@ async fn an_object_that_is_too_large_or_a_bucket_that_is_not_there_is_an_error()
     assert!(matches!(store.get("large").await.unwrap_err(), StoreError::TooLarge { .. }));
     let nowhere = recovery::store::ObjectStore::get(&aws.bucket("nowhere"), "a").await.unwrap_err();
     assert!(matches!(nowhere, StoreError::Unavailable { .. }), "{nowhere:?}");
+}
+
+#[tokio::test]
+async fn what_is_replicated_is_seen_in_the_secondary_region_and_what_is_not_is_missed() {
+    let (emulated, _, _, aws) = account().await;
+    aws.objects().put(MARKER_KEY, "application/json", "1".into(), Precondition::None).await.unwrap();
+    assert_eq!(aws.objects_copy().get(MARKER_KEY).await.unwrap().unwrap().body, b"1");
+    emulated.stop_replication().await.unwrap();
+    aws.objects().put(MARKER_KEY, "application/json", "2".into(), Precondition::None).await.unwrap();
+    assert_eq!(aws.objects_copy().get(MARKER_KEY).await.unwrap().unwrap().body, b"1", "it arrived nevertheless");
+
+    let image = |name: &str| format!("111122223333.dkr.ecr.us-west-2.amazonaws.com/{name}");
+    let there = image("sparc/auth@sha256:b78e3bbb8c44ed86b625c342a1a3d37202c4d87f222be4f271595810af84a93d");
+    let other_digest = image("sparc/auth@sha256:0000000000000000000000000000000000000000000000000000000000000000");
+    let no_repository = image("sparc/nothing@sha256:00");
+    let missing = aws.registry().missing(&[there.clone(), other_digest.clone(), no_repository.clone()]).await.unwrap();
+    assert_eq!(missing, [other_digest, no_repository]);
+    let tagged = aws.registry().missing(&[image("sparc/auth:latest")]).await.unwrap_err();
+    assert_eq!(tagged.fault(), Fault::Permanent, "{tagged:?}");
+    emulated.forget_image("sparc/auth").await.unwrap();
+    assert_eq!(aws.registry().missing(std::slice::from_ref(&there)).await.unwrap(), [there]);
 }
 
 #[tokio::test]

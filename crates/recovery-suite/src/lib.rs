@@ -126,11 +126,15 @@ impl Suite {
             "verify-recovery" => {
                 let handle = |suite: Arc<Suite>, request: verify_recovery::Request| async move {
                     let (evidence, Databases { primary, standby, .. }) = (suite.aws.evidence(), &suite.databases);
+                    let (objects, objects_copy) = (suite.aws.objects(), suite.aws.objects_copy());
                     let world = verify_recovery::World {
                         primary: &**primary,
                         standby: &**standby,
                         prober: &suite.prober,
                         evidence: &*evidence,
+                        objects: &*objects,
+                        objects_copy: &*objects_copy,
+                        registry: &*suite.aws.registry(),
                     };
                     verify_recovery::verify_recovery(&request, &suite.settings.plan, &world, Timestamp::now()).await
                 };

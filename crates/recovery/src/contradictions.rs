@@ -512,6 +512,11 @@ fn places(plan: &Plan, found: &mut Found) {
         ("cluster".to_owned(), plan.kubernetes.secondary.endpoint.to_string()),
     ];
     needed.extend(plan.checks.iter().map(|check| (format!("check:{}", check.service), check.url.to_string())));
+    let own = plan
+        .components
+        .iter()
+        .filter_map(|part| Some((format!("check:{}", part.name), part.check.as_ref()?.to_string())));
+    needed.extend(own);
     needed.extend(plan.names.records.iter().map(|r| (format!("record:{}", r.name), r.secondary_value.clone())));
     needed.extend(plan.names.cdn.iter().map(|cdn| ("cdn".to_owned(), cdn.secondary_domain.clone())));
     for (what, address) in needed.into_iter().filter(|(_, address)| address.contains(lost)) {
@@ -658,8 +663,13 @@ mod tests {
             ("a scenario without a machine", SPARC.to_owned(), "machine:ransomware"),
             (
                 "a check in the lost region",
+                with("https://playback.us-west-2.sparc.com", "https://playback.us-east-1.sparc.com"),
+                "place:check:playback",
+            ),
+            (
+                "a component's check in the lost region",
                 with("https://core-apis.us-west-2.sparc.com", "https://core-apis.us-east-1.sparc.com"),
-                "place:check:core-apis",
+                "place:check:redis",
             ),
             (
                 "a region that does not exist",

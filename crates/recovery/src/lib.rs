@@ -8,6 +8,7 @@ pub mod database;
 pub mod failover;
 pub mod fault;
 pub mod fence;
+pub mod holdings;
 pub mod incident;
 pub mod lsn;
 pub mod names;

@@ -165,6 +165,10 @@ pub struct Component {
     pub mechanism: Mechanism,
     /// How long its recovery takes by that mechanism, as last measured or as its vendor states.
     pub recovers_in: Span,
+    /// Asked in the secondary region: answers with 200 once the component works there. The database, the cluster, objects
+    /// and images are looked at in other ways and need none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub check: Option<Url>,
 }
 
 /// How a component is kept recoverable; what it can lose follows from it.

@@ -10,6 +10,7 @@ use crate::{
     cluster::{Applied, Rollout, Writer},
     database::{Closed, Heartbeat, WriteAttempt},
     failover::FailoverPlan,
+    holdings::Holdings,
     incident::Consent,
     lsn::Lsn,
     names::Answer,
@@ -187,6 +188,9 @@ pub struct WorkloadRollout {
     pub observed_at: Timestamp,
     /// When the bundle was rendered, from its annotation `recovery.sparc/rendered-at`.
     pub rendered_at: Option<Timestamp>,
+    /// Images that the bundle's workloads run from, each once.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub images: Vec<String>,
 }
 
 /// Services answer in the secondary region, and a write goes through.
@@ -198,12 +202,15 @@ pub struct Health {
     pub write: WriteAttempt,
     /// When the last answer came.
     pub observed_at: Timestamp,
+    /// What the region holds beside the database and the cluster.
+    #[serde(default)]
+    pub holdings: Holdings,
 }
 
 /// One service's answer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ServiceAnswer {
-    /// The objective that it speaks for.
+    /// The objective or component that it speaks for.
     pub service: String,
     /// What it said.
     pub answer: Answer,

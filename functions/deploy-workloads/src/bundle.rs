@@ -1,7 +1,10 @@
 //! The bundle as a pure matter: placeholders are filled, and what cannot work without the lost region, or would carry a
 //! secret into it, is found before anything is applied.
 
-use std::{collections::BTreeMap, sync::LazyLock};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::LazyLock,
+};
 
 use jiff::Timestamp;
 use recovery::{
@@ -28,6 +31,8 @@ pub(crate) struct Contents {
     pub replicas: BTreeMap<String, u32>,
     /// The oldest rendering in it.
     pub rendered_at: Option<Timestamp>,
+    /// Images of its workloads.
+    pub images: BTreeSet<String>,
 }
 
 /// Why a bundle cannot be used.
@@ -180,6 +185,9 @@ fn read(object: &Value, contents: &mut Contents) -> Result<(), BundleProblem> {
         let at: Timestamp = found.1.parse().map_err(|_| bad(found))?;
         contents.rendered_at = Some(contents.rendered_at.map_or(at, |oldest| oldest.min(at)));
     }
+    for_each_image(object, &mut |image| {
+        contents.images.insert(image.to_owned());
+    });
     if text(object, "kind") == Some("Deployment") {
         contents.deployments.push(name(object).to_owned());
         if let Some(found) = annotation(REPLICAS) {
@@ -201,6 +209,25 @@ fn look_for_lost(value: &Value, lost: &Region, label: &str, found: &mut Vec<Stri
             found.push(format!("{label} needs `{text}`"));
         }
     });
+}
+
+/// The images of a workload: those of containers and of init containers.
+fn for_each_image(value: &Value, visit: &mut dyn FnMut(&str)) {
+    match value {
+        Value::Mapping(fields) => {
+            for (key, field) in fields {
+                match (key.as_str(), field) {
+                    (Some("containers" | "initContainers"), Value::Sequence(containers)) => {
+                        containers.iter().filter_map(|container| text(container, "image")).for_each(&mut *visit);
+                    }
+                    _ => for_each_image(field, visit),
+                }
+            }
+        }
+        Value::Sequence(items) => items.iter().for_each(|item| for_each_image(item, visit)),
+        Value::Tagged(tagged) => for_each_image(&tagged.value, visit),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+    }
 }
 
 fn for_each_text(value: &Value, visit: &mut dyn FnMut(&str)) {

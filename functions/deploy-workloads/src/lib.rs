@@ -143,6 +143,7 @@ pub async fn deploy(
         rollouts,
         observed_at: now,
         rendered_at: contents.rendered_at,
+        images: contents.images.into_iter().collect(),
     })
 }
 

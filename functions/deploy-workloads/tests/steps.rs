@@ -111,6 +111,8 @@ async fn the_bundle_is_pointed_at_the_new_primary_with_the_counts_that_ran_befor
     let rollout = deploy_to(&cluster, &aws, event("writers-remembered-by-the-fence")).await.unwrap();
     assert_eq!(rollout.rendered_at, Some("2026-11-23T02:45:00Z".parse().unwrap()));
     assert_eq!(rollout.rollouts.len(), 7);
+    let images: Vec<&String> = rollout.images.iter().filter(|image| image.contains(".us-west-2.")).collect();
+    assert_eq!(images.len(), 7, "{:?}", rollout.images);
     let applied = cluster.applied.lock().unwrap().pop().unwrap();
     assert!(applied.manifests.contains("host: \"replica.us-west-2.db.sparc.com\""));
     assert!(!applied.manifests.contains("${"), "a placeholder is left");

@@ -2,19 +2,23 @@
 //!
 //! Runs as `VerifyRecovery` before names move and as `VerifyReached` after it, through the public name as a customer would.
 //! With the action `watch` it is the detection too: each call writes a heartbeat on the primary and keeps its position
-//! outside the primary's region, so that a loss can be measured later; a primary that takes no heartbeat is impaired.
+//! outside the primary's region, so that a loss can be measured later; a primary that takes no heartbeat is impaired. The
+//! heartbeat is written among the replicated objects as well, for the same reason.
 //!
 //! Repeating is safe: it asks questions, and its writes are rows of its own.
+
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use recovery::{
     database::{Database, DatabaseError, PrimaryPosition, WriteAttempt, position_key},
     fault::{Classified, Fault, chain},
     fence::{self, FenceState},
+    holdings::{Holdings, ImagesHeld, MARKER_KEY, Marker, ObjectsHeld, Registry, RegistryError, written_key},
     names::{Answer, Prober},
     plan::Plan,
     run::{Health, Reached, Run, ServiceAnswer},
-    store::{ObjectStore, Precondition, StoreError, put_json},
+    store::{ObjectStore, Precondition, StoreError, get_json, put_json},
     survey::Sighting,
 };
 use serde::{Deserialize, Serialize};
@@ -47,6 +51,12 @@ pub struct World<'a> {
     pub prober: &'a dyn Prober,
     /// Positions and the fence object.
     pub evidence: &'a dyn ObjectStore,
+    /// Customers' objects in the primary region.
+    pub objects: &'a dyn ObjectStore,
+    /// Their copy in the secondary region.
+    pub objects_copy: &'a dyn ObjectStore,
+    /// Images in the secondary region.
+    pub registry: &'a dyn Registry,
 }
 
 /// What was seen.
@@ -72,9 +82,9 @@ pub async fn verify_recovery(
     now: Timestamp,
 ) -> Result<Response, Error> {
     match request {
-        Request::Health { run } => health(run, plan, world.standby, world.prober, now).await.map(Response::Health),
+        Request::Health { run } => health(run, plan, world, now).await.map(Response::Health),
         Request::Reached { .. } => reached(plan, world.prober).await.map(Response::Reached),
-        Request::Watch {} => watch(plan, world.primary, world.evidence).await.map(Response::Watch),
+        Request::Watch {} => watch(plan, world).await.map(Response::Watch),
     }
 }
 
@@ -137,21 +147,21 @@ impl Classified for Error {
     }
 }
 
-/// Asks every service of the plan in the secondary region, and the new primary for a write, all at once.
+/// Asks every service of the plan in the secondary region, and the new primary for a write, all at once; beside that it
+/// looks at what else the region holds, which decides nothing here.
 ///
 /// # Errors
 /// Any of them does not work yet.
-pub async fn health(
-    run: &Run,
-    plan: &Plan,
-    primary: &dyn Database,
-    prober: &dyn Prober,
-    now: Timestamp,
-) -> Result<Health, Error> {
+pub async fn health(run: &Run, plan: &Plan, world: &World<'_>, now: Timestamp) -> Result<Health, Error> {
+    let World { standby: primary, prober, .. } = *world;
     let questions = plan.checks.iter().map(|check| async move {
         ServiceAnswer { service: check.service.clone(), answer: prober.ask(&check.url, check.within.0).await }
     });
-    let (answers, write) = tokio::join!(futures::future::join_all(questions), primary.attempt_write(&run.id));
+    let (answers, write, holdings) = tokio::join!(
+        futures::future::join_all(questions),
+        primary.attempt_write(&run.id),
+        holdings(run, plan, world, now)
+    );
     let silent: Vec<String> = answers.iter().filter(|one| !one.answer.is_healthy()).map(describe).collect();
     if !silent.is_empty() {
         return Err(Error::Silent { asked: answers.len(), silent });
@@ -161,7 +171,61 @@ pub async fn health(
         return Err(Error::NotWritable { server: primary.name().to_owned(), why });
     }
     let observed_at = answers.iter().map(|one| one.answer.observed_at).max().unwrap_or(now);
-    Ok(Health { answers, write, observed_at })
+    Ok(Health { answers, write, observed_at, holdings })
+}
+
+/// Looks at what the secondary region holds beside the database and the cluster. What cannot be seen is unknown.
+async fn holdings(run: &Run, plan: &Plan, world: &World<'_>, now: Timestamp) -> Holdings {
+    let limit = plan.failover.look_timeout.0;
+    let checks = plan.components.iter().filter_map(|component| Some((component, component.check.as_ref()?)));
+    let questions = checks.map(|(component, url)| async move {
+        ServiceAnswer { service: component.name.clone(), answer: world.prober.ask(url, limit).await }
+    });
+    let images = async {
+        match run.rollout.as_ref().map(|rollout| rollout.images.as_slice()) {
+            None | Some([]) => None,
+            Some(images) => Some(within(limit, images_held(images, world.registry, now)).await),
+        }
+    };
+    let (components, objects, images) =
+        tokio::join!(futures::future::join_all(questions), within(limit, objects_held(plan, world, now)), images);
+    Holdings { components, objects: Some(objects), images }
+}
+
+async fn objects_held(plan: &Plan, world: &World<'_>, now: Timestamp) -> Result<ObjectsHeld, StoreError> {
+    let asked = Instant::now();
+    let written = written_key(&plan.platform);
+    let (newest, written) = tokio::try_join!(
+        get_json::<Marker>(world.objects_copy, MARKER_KEY),
+        get_json::<Marker>(world.evidence, &written)
+    )?;
+    let heartbeat = |found: Option<(Marker, String)>| found.map(|(marker, _)| marker.heartbeat);
+    Ok(ObjectsHeld {
+        bucket: world.objects_copy.bucket().to_owned(),
+        newest: heartbeat(newest),
+        written: heartbeat(written),
+        observed_at: answered(now, asked),
+    })
+}
+
+async fn images_held(images: &[String], registry: &dyn Registry, now: Timestamp) -> Result<ImagesHeld, RegistryError> {
+    let asked = Instant::now();
+    let missing = registry.missing(images).await?;
+    Ok(ImagesHeld { asked: images.len(), missing, observed_at: answered(now, asked) })
+}
+
+/// When an answer had come to a question that was asked at `now`. Neither S3 nor the registry says a time of its own.
+fn answered(now: Timestamp, asked: Instant) -> Timestamp {
+    now.saturating_add(asked.elapsed()).unwrap_or(now)
+}
+
+/// A look that may take so long and no longer.
+async fn within<T, E: std::error::Error>(limit: Duration, look: impl Future<Output = Result<T, E>>) -> Sighting<T> {
+    match tokio::time::timeout(limit, look).await {
+        Ok(Ok(seen)) => Sighting::Seen(seen),
+        Ok(Err(error)) => Sighting::Unknown(chain(&error)),
+        Err(_) => Sighting::Unknown(format!("no answer within {} s", limit.as_secs_f64())),
+    }
 }
 
 /// Asks the public name from outside.
@@ -191,10 +255,20 @@ pub struct Watch {
 ///
 /// # Errors
 /// The evidence bucket fails. A silent primary is an answer, not an error.
-pub async fn watch(plan: &Plan, primary: &dyn Database, evidence: &dyn ObjectStore) -> Result<Watch, Error> {
+pub async fn watch(plan: &Plan, world: &World<'_>) -> Result<Watch, Error> {
+    let World { primary, evidence, .. } = *world;
     match primary.beat().await {
         Ok(position) => {
-            put_json(evidence, &position_key(&plan.platform), &position, Precondition::None).await?;
+            let key = position_key(&plan.platform);
+            let (kept, marked) = tokio::join!(
+                put_json(evidence, &key, &position, Precondition::None),
+                within(plan.failover.look_timeout.0, mark(plan, world, Marker { heartbeat: position.heartbeat }))
+            );
+            kept?;
+            if let Sighting::Unknown(why) = marked {
+                // The database is what is watched. That the loss of objects will not be known is for a log.
+                tracing::warn!("the heartbeat was not written among the objects: {why}");
+            }
             Ok(Watch { primary: Sighting::Seen(position), fenced: false })
         }
         Err(error) => {
@@ -203,6 +277,12 @@ pub async fn watch(plan: &Plan, primary: &dyn Database, evidence: &dyn ObjectSto
             Ok(Watch { primary: Sighting::Unknown(chain(&error)), fenced })
         }
     }
+}
+
+/// Writes the heartbeat among the replicated objects, then keeps outside the region that it was.
+async fn mark(plan: &Plan, world: &World<'_>, marker: Marker) -> Result<(), StoreError> {
+    put_json(world.objects, MARKER_KEY, &marker, Precondition::None).await?;
+    put_json(world.evidence, &written_key(&plan.platform), &marker, Precondition::None).await
 }
 
 fn describe(one: &ServiceAnswer) -> String {

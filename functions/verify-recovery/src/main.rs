@@ -20,8 +20,17 @@ async fn main() -> Result<(), recovery_lambda::Error> {
         },
         |wiring, request: Request| async move {
             let (settings, aws, sites, prober) = &*wiring;
-            let evidence = aws.evidence();
-            let world = World { primary: &*sites.primary, standby: &*sites.standby, prober, evidence: &*evidence };
+            let (evidence, objects, objects_copy, registry) =
+                (aws.evidence(), aws.objects(), aws.objects_copy(), aws.registry());
+            let world = World {
+                primary: &*sites.primary,
+                standby: &*sites.standby,
+                prober,
+                evidence: &*evidence,
+                objects: &*objects,
+                objects_copy: &*objects_copy,
+                registry: &*registry,
+            };
             verify_recovery(&request, &settings.plan, &world, Timestamp::now()).await
         },
     )

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::{ACCOUNT, Aws, PRIMARY, SECONDARY, TERTIARY};
 use crate::error::{Error, Result};
 use crate::postgres::{Passwords, Role};
-use crate::xml;
+use crate::{workloads, xml};
 
 /// Buckets and their regions; all versioned.
 const BUCKETS: [(&str, &str); 6] = [
@@ -20,6 +20,7 @@ const BUCKETS: [(&str, &str); 6] = [
 ];
 const PRIORITIES: [&str; 3] = ["p0", "p1", "p2"];
 const QUEUE: &str = "sparc-recovery-sent";
+const REPLICATION: &str = "videos-to-the-secondary-region";
 const SWITCH_KEY: &str = "switch/us-east-1-is-out";
 const RECOVERY_SECRET: &str = "sparc/postgresql/recovery";
 const APPLICATION_SECRET: &str = "sparc/postgresql/application";
@@ -91,6 +92,8 @@ impl Aws {
     pub async fn seed(&self, seed: &Seed) -> Result<Seeded> {
         let control = async {
             self.buckets().await?;
+            self.replication().await?;
+            self.images().await?;
             let (topics, queue_url) = self.topics().await?;
             self.secrets(seed.passwords.as_ref()).await?;
             let (hosted_zone, switch_check, secondary_check) = self.names().await?;
@@ -137,6 +140,51 @@ impl Aws {
         }))
         .await
         .map(drop)
+    }
+
+    /// Customers' videos are copied to the secondary region. The emulator copies before it answers; AWS takes its time.
+    async fn replication(&self) -> Result<()> {
+        let rule = format!(
+            "<ReplicationConfiguration xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\">\
+             <Role>arn:aws:iam::{ACCOUNT}:role/sparc-replication</Role><Rule><ID>{REPLICATION}</ID><Priority>1</Priority>\
+             <Status>Enabled</Status><Filter><Prefix></Prefix></Filter>\
+             <DeleteMarkerReplication><Status>Disabled</Status></DeleteMarkerReplication>\
+             <Destination><Bucket>arn:aws:s3:::{}</Bucket></Destination></Rule></ReplicationConfiguration>",
+            BUCKETS[5].0
+        );
+        let path = format!("/{}?replication", BUCKETS[4].0);
+        let set = self.call("s3", PRIMARY, Method::PUT, &path, &[], rule).await?;
+        set.or_refused("s3", "PutBucketReplication").map(drop)
+    }
+
+    /// Ends the replication of objects: what is written from now on does not arrive in the copy.
+    pub async fn stop_replication(&self) -> Result<()> {
+        let path = format!("/{}?replication", BUCKETS[4].0);
+        let ended = self.call("s3", PRIMARY, Method::DELETE, &path, &[], "").await?;
+        ended.or_refused("s3", "DeleteBucketReplication").map(drop)
+    }
+
+    /// The images of the bundle in the registries of both regions, under the digests that the bundle names.
+    async fn images(&self) -> Result<()> {
+        for region in [PRIMARY, SECONDARY] {
+            try_join_all(workloads::images().into_iter().map(async |(repository, digest)| {
+                let call = |operation: &str| format!("AmazonEC2ContainerRegistry_V20150921.{operation}");
+                let name = json!({ "repositoryName": repository });
+                self.json("ecr", region, &call("CreateRepository"), name).await?;
+                // Nothing is ever pulled from it: what counts is that the digest is known.
+                let image = json!({ "repositoryName": repository, "imageDigest": digest, "imageManifest": "{}" });
+                self.json("ecr", region, &call("PutImage"), image).await
+            }))
+            .await?;
+        }
+        Ok(())
+    }
+
+    /// Takes an image out of the secondary region's registry, as if it had never been replicated.
+    pub async fn forget_image(&self, repository: &str) -> Result<()> {
+        let target = "AmazonEC2ContainerRegistry_V20150921.DeleteRepository";
+        let repository = json!({ "repositoryName": repository, "force": true });
+        self.json("ecr", SECONDARY, target, repository).await.map(drop)
     }
 
     async fn topics(&self) -> Result<([String; 3], String)> {

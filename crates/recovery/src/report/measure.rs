@@ -5,12 +5,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     failover::seconds_between,
+    holdings::{ImagesHeld, ObjectsHeld},
     incident::Incident,
     names::Answer,
     notice::utc,
     objective::{Priority, RecoveryPoint, Span, human_seconds},
     plan::{Component, Mechanism, Objective, Plan},
-    run::{Run, RunOutcome},
+    run::{Run, RunOutcome, ServiceAnswer},
+    survey::Sighting,
 };
 
 /// How a measurement stands to its objective.
@@ -43,7 +45,8 @@ pub struct Measure {
 impl Measure {
     fn new(objective: String, limit: Option<f64>, measured: Result<(f64, String), String>) -> Measure {
         let (measured_seconds, verdict, because) = match (limit, measured) {
-            (None, _) => (None, Verdict::Met, "nothing to lose: rebuilt from its source".to_owned()),
+            (None, Ok((_, because))) => (None, Verdict::Met, because),
+            (None, Err(because)) => (None, Verdict::Unknown, because),
             (Some(limit), Ok((seconds, because))) if seconds.is_finite() => {
                 let seconds = seconds.max(0.0);
                 (Some(seconds), if seconds <= limit { Verdict::Met } else { Verdict::NotMet }, because)
@@ -281,13 +284,19 @@ fn is_cluster(component: &Component) -> bool {
     component.name == "kubernetes" || matches!(component.mechanism, Mechanism::RenderedBundle { .. })
 }
 
+/// When a component was seen to work in the secondary region, and by what.
+type Back = Result<(Timestamp, String), String>;
+/// Seconds of data that it lost, and by what that is known.
+type Lost = Result<(f64, String), String>;
+
 fn measure_component(component: &Component, plan: &Plan, run: &Run, began_at: Option<Timestamp>) -> ComponentResult {
-    let (back, rpo) = if is_database(component) {
-        (database_back(run), database_rpo(run))
-    } else if is_cluster(component) {
-        (cluster_back(run), cluster_rpo(run, began_at))
-    } else {
-        (Err(unasked(component, plan, run)), Err("no step of this run measures it".to_owned()))
+    let (back, rpo) = match component.mechanism {
+        _ if is_database(component) => (database_back(run), database_rpo(run)),
+        _ if is_cluster(component) => (cluster_back(run), cluster_rpo(run, began_at)),
+        Mechanism::CrossRegionReplication { .. } => (objects_back(run), objects_rpo(run, began_at)),
+        Mechanism::RegistryReplication { .. } => (images_back(run), images_rpo(run, began_at)),
+        Mechanism::Rebuild => rebuilt(component, plan, run),
+        _ => (asked(component, plan, run), Err("no step of this run measures it".to_owned())),
     };
     let rto = match (began_at, back) {
         (None, _) => Err("when the impairment began is not known".to_owned()),
@@ -303,13 +312,13 @@ fn measure_component(component: &Component, plan: &Plan, run: &Run, began_at: Op
     }
 }
 
-fn database_back(run: &Run) -> Result<(Timestamp, String), String> {
+fn database_back(run: &Run) -> Back {
     let promotion = run.promotion.as_ref().ok_or("the standby was not promoted")?;
     let at = promotion.writable_at;
     Ok((at, format!("`{}` committed a write at {} by its own clock", promotion.server, utc(at))))
 }
 
-fn database_rpo(run: &Run) -> Result<(f64, String), String> {
+fn database_rpo(run: &Run) -> Lost {
     let promotion = run.promotion.as_ref().ok_or("the standby was not promoted")?;
     let loss = &promotion.loss;
     match (loss.seconds_at_most, loss.bytes) {
@@ -327,7 +336,7 @@ fn database_rpo(run: &Run) -> Result<(f64, String), String> {
     }
 }
 
-fn cluster_back(run: &Run) -> Result<(Timestamp, String), String> {
+fn cluster_back(run: &Run) -> Back {
     let rollout = run.rollout.as_ref().ok_or("the workloads were not rolled out")?;
     Ok((
         rollout.observed_at,
@@ -339,12 +348,94 @@ fn cluster_back(run: &Run) -> Result<(Timestamp, String), String> {
     ))
 }
 
-fn cluster_rpo(run: &Run, began_at: Option<Timestamp>) -> Result<(f64, String), String> {
+fn cluster_rpo(run: &Run, began_at: Option<Timestamp>) -> Lost {
     let rollout = run.rollout.as_ref().ok_or("the workloads were not rolled out")?;
     let rendered =
         rollout.rendered_at.ok_or("the bundle does not say when it was rendered (`recovery.sparc/rendered-at`)")?;
     let began = began_at.ok_or("when the impairment began is not known")?;
     Ok((seconds_between(rendered, began), format!("the bundle was rendered at {}", utc(rendered))))
+}
+
+fn objects(run: &Run) -> Result<&ObjectsHeld, String> {
+    const UNASKED: &str = "nobody looked into the copy: services were not seen to work";
+    match run.health.as_ref().and_then(|health| health.holdings.objects.as_ref()) {
+        Some(Sighting::Seen(held)) => Ok(held),
+        Some(Sighting::Unknown(why)) => Err(format!("the copy was not read: {why}")),
+        None => Err(UNASKED.to_owned()),
+    }
+}
+
+fn objects_back(run: &Run) -> Back {
+    let held = objects(run)?;
+    held.newest.ok_or_else(|| no_marker(held))?;
+    Ok((held.observed_at, format!("`{}` gave an object at {}", held.bucket, utc(held.observed_at))))
+}
+
+fn no_marker(held: &ObjectsHeld) -> String {
+    format!("`{}` answers and holds no heartbeat, so nothing is known to have arrived", held.bucket)
+}
+
+/// As with the database: what came after the newest heartbeat that arrived may be missing, up to the impairment or the last
+/// heartbeat that is known to have been written.
+fn objects_rpo(run: &Run, began_at: Option<Timestamp>) -> Lost {
+    let held = objects(run)?;
+    let newest = held.newest.ok_or_else(|| no_marker(held))?;
+    let began = began_at.ok_or("when the impairment began is not known")?;
+    let last = held.written.map_or(began, |written| written.written_at.max(began));
+    // The primary may have gone on after the last one that is known.
+    let missing = held.written.map_or(0, |written| (written.number - newest.number).max(0).unsigned_abs());
+    let count = match missing {
+        0 => String::new(),
+        missing => format!(", at least {}", super::words::count(missing, "heartbeat")),
+    };
+    let because = format!("at most, from the newest heartbeat in `{}`{count}", held.bucket);
+    Ok((seconds_between(newest.written_at, last).max(0.0), because))
+}
+
+fn images(run: &Run) -> Result<&ImagesHeld, String> {
+    match run.health.as_ref().and_then(|health| health.holdings.images.as_ref()) {
+        Some(Sighting::Seen(held)) if held.missing.is_empty() => Ok(held),
+        Some(Sighting::Seen(held)) => Err(format!("not in the registry: {}", held.missing.join(", "))),
+        Some(Sighting::Unknown(why)) => Err(format!("the registry did not say: {why}")),
+        None => Err("nobody looked into the registry: services were not seen to work".to_owned()),
+    }
+}
+
+fn images_back(run: &Run) -> Back {
+    let held = images(run)?;
+    let all = super::words::count(held.asked as u64, "image");
+    Ok((held.observed_at, format!("{all} of the bundle found by digest at {}", utc(held.observed_at))))
+}
+
+/// Every image of the bundle is there; what was pushed after it was rendered is not looked for.
+fn images_rpo(run: &Run, began_at: Option<Timestamp>) -> Lost {
+    images(run)?;
+    let (seconds, because) = cluster_rpo(run, began_at)?;
+    Ok((seconds, format!("at most: every image of the bundle is there, and {because}")))
+}
+
+/// A component that fills itself again has nothing to lose, once it was seen to work.
+fn rebuilt(component: &Component, plan: &Plan, run: &Run) -> (Back, Lost) {
+    let back = asked(component, plan, run);
+    let lost = match &back {
+        Ok(_) => Ok((0.0, "nothing to lose: rebuilt from its source".to_owned())),
+        Err(why) => Err(why.clone()),
+    };
+    (back, lost)
+}
+
+/// The answer of a component that the plan has a check for.
+fn asked(component: &Component, plan: &Plan, run: &Run) -> Back {
+    let answers = run.health.as_ref().map(|health| health.holdings.components.as_slice()).unwrap_or_default();
+    let Some(ServiceAnswer { answer, .. }) = answers.iter().find(|one| one.service == component.name) else {
+        return Err(unasked(component, plan, run));
+    };
+    let at = answered_at(answer);
+    match (answer.is_healthy(), answer.status) {
+        (true, _) => Ok((at, format!("it answered at {}", utc(at)))),
+        (false, Some(status)) => Err(format!("it answered {status} at {}", utc(at))),
+        (false, None) => Err(format!("it did not answer: {}", answer.error.as_deref().unwrap_or("no reason given"))),
+    }
 }
 
 /// Why the recovery time of a component that no step asks is not known.
