@@ -28,6 +28,10 @@ pub struct Incident {
     pub lost: Vec<Region>,
     /// When the impairment began; recovery time is counted from here.
     pub began_at: Timestamp,
+    /// When the primary was away at the latest: until then it may have promised writes, so a loss is bounded by it and not by
+    /// the begin. A look that fails says only that the primary was away when it ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gone_by: Option<Timestamp>,
     /// When it was declared.
     pub declared_at: Timestamp,
     /// The alarm or the person.
@@ -135,12 +139,15 @@ fn from_alarm(envelope: Envelope, plan: &Plan) -> Result<Incident, NotAnIncident
     } else {
         "data-center-failure"
     };
+    let breaches = detail.state.reason_data.as_deref().map(breaches).unwrap_or_default();
     Ok(Incident {
         id: envelope.id,
         scenario: known_scenario(scenario, plan)?,
         manner: Manner::Ungraceful,
         lost: known_regions(lost, plan)?,
-        began_at: detail.state.reason_data.as_deref().and_then(first_breach).unwrap_or(envelope.time),
+        began_at: breaches.first().copied().unwrap_or(envelope.time),
+        // The first datapoint stands for the time from it to the second one.
+        gone_by: Some(breaches.get(1).copied().unwrap_or(envelope.time)),
         declared_at: envelope.time,
         declared_by: format!("alarm {}", detail.alarm_name),
         reason: detail.state.reason,
@@ -164,12 +171,14 @@ fn alarm_regions(configuration: &Value) -> Result<Vec<Region>, NotAnIncident> {
     Ok(lost)
 }
 
-/// The oldest datapoint of the evaluation that breached: the impairment began no later than that.
-fn first_breach(reason_data: &str) -> Option<Timestamp> {
-    let data: Value = serde_json::from_str(reason_data).ok()?;
+/// The datapoints of the evaluation, oldest first: the impairment began no later than the first.
+fn breaches(reason_data: &str) -> Vec<Timestamp> {
+    let data: Value = serde_json::from_str(reason_data).unwrap_or_default();
     let points = data.get("evaluatedDatapoints").and_then(Value::as_array).cloned().unwrap_or_default();
-    let oldest = points.iter().filter_map(|point| cloudwatch_time(point.get("timestamp")?.as_str()?)).min();
-    oldest.or_else(|| cloudwatch_time(data.get("startDate")?.as_str()?))
+    let time = |value: &Value, field: &str| cloudwatch_time(value.get(field)?.as_str()?);
+    let mut times: Vec<Timestamp> = points.iter().filter_map(|point| time(point, "timestamp")).collect();
+    times.sort_unstable();
+    if times.is_empty() { time(&data, "startDate").into_iter().collect() } else { times }
 }
 
 /// CloudWatch writes `2026-11-23T02:58:00.000+0000`, which is not RFC 3339.
@@ -185,6 +194,7 @@ fn from_request(envelope: Envelope, plan: &Plan) -> Result<Incident, NotAnIncide
         manner: detail.mode,
         lost: known_regions(detail.lost_regions, plan)?,
         began_at: detail.began_at.unwrap_or(envelope.time),
+        gone_by: Some(envelope.time),
         declared_at: envelope.time,
         declared_by: detail.declared_by,
         reason: detail.reason,

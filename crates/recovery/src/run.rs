@@ -152,7 +152,7 @@ pub struct Loss {
     pub newest_heartbeat: Option<Heartbeat>,
     /// Time of writes lost, at the least: between the last heartbeat known and the newest one held.
     pub seconds_at_least: Option<f64>,
-    /// Time of writes lost, at the most: between the newest heartbeat held and the impairment.
+    /// Time of writes lost, at the most: from the newest heartbeat held until the primary was away.
     pub seconds_at_most: Option<f64>,
 }
 

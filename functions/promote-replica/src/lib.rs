@@ -201,8 +201,9 @@ fn loss(decided: &FailoverPlan, fenced: &Fence, promoted: &ServerStatus) -> Loss
         seconds_at_most: if nothing_lost {
             Some(0.0)
         } else {
-            // Writes may have gone on after the last heartbeat, but not after the impairment.
-            let last = known.map_or(decided.incident.began_at, |known| known.written_at.max(decided.incident.began_at));
+            // Writes may have gone on after the last heartbeat, but not after the primary was away.
+            let gone_by = decided.incident.gone_by.unwrap_or(decided.incident.began_at);
+            let last = known.map_or(gone_by, |known| known.written_at.max(gone_by));
             since_newest(last)
         },
     }

@@ -375,13 +375,14 @@ fn no_marker(held: &ObjectsHeld) -> String {
     format!("`{}` answers and holds no heartbeat, so nothing is known to have arrived", held.bucket)
 }
 
-/// As with the database: what came after the newest heartbeat that arrived may be missing, up to the impairment or the last
-/// heartbeat that is known to have been written.
+/// As with the database: what came after the newest heartbeat that arrived may be missing, until the primary was away or the
+/// last heartbeat that is known to have been written.
 fn objects_rpo(run: &Run, began_at: Option<Timestamp>) -> Lost {
     let held = objects(run)?;
     let newest = held.newest.ok_or_else(|| no_marker(held))?;
     let began = began_at.ok_or("when the impairment began is not known")?;
-    let last = held.written.map_or(began, |written| written.written_at.max(began));
+    let gone_by = run.plan.as_ref().and_then(|plan| plan.incident.gone_by).unwrap_or(began);
+    let last = held.written.map_or(gone_by, |written| written.written_at.max(gone_by));
     // The primary may have gone on after the last one that is known.
     let missing = held.written.map_or(0, |written| (written.number - newest.number).max(0).unsigned_abs());
     let count = match missing {
@@ -418,7 +419,7 @@ fn images_rpo(run: &Run, began_at: Option<Timestamp>) -> Lost {
 fn rebuilt(component: &Component, plan: &Plan, run: &Run) -> (Back, Lost) {
     let back = asked(component, plan, run);
     let lost = match &back {
-        Ok(_) => Ok((0.0, "nothing to lose: rebuilt from its source".to_owned())),
+        Ok(_) => Ok((0.0, "it is rebuilt from its source".to_owned())),
         Err(why) => Err(why.clone()),
     };
     (back, lost)
