@@ -175,6 +175,7 @@ async fn drive(
 ) -> Result<ExitCode, Problem> {
     let Means { plan, suite, machine } = means;
     folder.write_json("run.json", &card).map_err(|error| unwritable(&folder, &error))?;
+    recovery_lambda::log_to(folder.open_log().map_err(|error| unwritable(&folder, &error))?);
     suite.warm().await;
     let in_flight = Arc::new(AtomicI64::new(0));
     let mut recorder = Recorder {

@@ -167,6 +167,14 @@ impl RunFolder {
         std::fs::rename(file, older.unwrap_or_default())
     }
 
+    /// Where the functions' log goes; an earlier attempt's stays in it.
+    ///
+    /// # Errors
+    /// The folder cannot be written.
+    pub fn open_log(&self) -> std::io::Result<File> {
+        OpenOptions::new().create(true).append(true).open(self.path.join("log.jsonl"))
+    }
+
     /// What the run is.
     ///
     /// # Errors
