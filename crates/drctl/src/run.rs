@@ -355,14 +355,14 @@ impl Observer for Recorder {
                 _ => {}
             }
             if let Some(run) = assigned_run(event) {
-                self.folder.write_json("record.json", &run)?;
+                self.folder.show_json("record.json", &run)?;
                 self.record = Some(run);
             }
             if event.event_type.as_str().ends_with("StateEntered") {
                 self.card.state = event.state.as_deref().map(str::to_owned);
             }
         }
-        self.folder.write_json("run.json", &self.card)?;
+        self.folder.show_json("run.json", &self.card)?;
         Ok(())
     }
 }
