@@ -24,6 +24,7 @@ mod run;
 mod run_folder;
 mod runs;
 mod status;
+mod views;
 mod watch;
 
 use cli::{AslCommand, Cli, Command, MachineCommand, PlanCommand};

@@ -175,6 +175,7 @@ async fn drive(
 ) -> Result<ExitCode, Problem> {
     let Means { plan, suite, machine } = means;
     folder.write_json("run.json", &card).map_err(|error| unwritable(&folder, &error))?;
+    recovery_lambda::log_to(folder.open_log().map_err(|error| unwritable(&folder, &error))?);
     suite.warm().await;
     let in_flight = Arc::new(AtomicI64::new(0));
     let mut recorder = Recorder {
@@ -354,14 +355,14 @@ impl Observer for Recorder {
                 _ => {}
             }
             if let Some(run) = assigned_run(event) {
-                self.folder.write_json("record.json", &run)?;
+                self.folder.show_json("record.json", &run)?;
                 self.record = Some(run);
             }
             if event.event_type.as_str().ends_with("StateEntered") {
                 self.card.state = event.state.as_deref().map(str::to_owned);
             }
         }
-        self.folder.write_json("run.json", &self.card)?;
+        self.folder.show_json("run.json", &self.card)?;
         Ok(())
     }
 }

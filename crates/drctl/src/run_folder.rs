@@ -7,13 +7,14 @@ use std::{
     fs::{File, OpenOptions, TryLockError},
     io::Write,
     path::{Path, PathBuf},
+    sync::{Arc, OnceLock},
 };
 
 use jiff::Timestamp;
 use recovery::run::{ApprovalGiven, Run};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::problem::Problem;
+use crate::{problem::Problem, views::Views};
 
 /// Where runs are kept unless somebody says otherwise.
 pub fn default_runs() -> PathBuf {
@@ -90,6 +91,7 @@ pub struct ApprovalAnswer {
 #[derive(Clone, Debug)]
 pub struct RunFolder {
     path: PathBuf,
+    views: Arc<OnceLock<Views>>,
 }
 
 /// The right to write into a run's folder, held while a process works on it.
@@ -113,7 +115,7 @@ impl RunFolder {
                 "`{run}` cannot be a run's name; use up to 80 letters, digits, `-`, `_` and `.`"
             )));
         }
-        Ok(RunFolder { path: runs.join(run) })
+        Ok(RunFolder { path: runs.join(run), views: Arc::default() })
     }
 
     /// Where it is.
@@ -167,6 +169,14 @@ impl RunFolder {
         std::fs::rename(file, older.unwrap_or_default())
     }
 
+    /// Where the functions' log goes; an earlier attempt's stays in it.
+    ///
+    /// # Errors
+    /// The folder cannot be written.
+    pub fn open_log(&self) -> std::io::Result<File> {
+        OpenOptions::new().create(true).append(true).open(self.path.join("log.jsonl"))
+    }
+
     /// What the run is.
     ///
     /// # Errors
@@ -214,14 +224,31 @@ impl RunFolder {
             .map_err(|error| Problem::input(format!("`{}` is not understood: {error}", path.display())))
     }
 
-    /// Writes a file of the folder, whole or not at all.
+    /// Writes a file of the folder, whole or not at all, after everything that was shown before.
     ///
     /// # Errors
     /// The folder cannot be written.
     pub fn write(&self, name: &str, body: &[u8]) -> std::io::Result<()> {
-        let hidden = self.path.join(format!(".{name}.{}", std::process::id()));
-        std::fs::write(&hidden, body)?;
-        std::fs::rename(&hidden, self.path.join(name))
+        if let Some(views) = self.views.get() {
+            views.settle();
+        }
+        put(&self.path.join(name), body)
+    }
+
+    /// Has a JSON file of the folder written soon, for those who look on; see [`crate::views`].
+    ///
+    /// # Errors
+    /// The folder cannot be written.
+    pub fn show_json<T: Serialize>(&self, name: &str, value: &T) -> std::io::Result<()> {
+        let body = serde_json::to_vec_pretty(value)?;
+        let views = match self.views.get() {
+            Some(views) => views,
+            None => {
+                let started = Views::start(put)?;
+                self.views.get_or_init(|| started)
+            }
+        };
+        views.show(self.path.join(name), body).or_else(|body| put(&self.path.join(name), &body))
     }
 
     /// Writes a JSON file of the folder, whole or not at all.
@@ -231,6 +258,14 @@ impl RunFolder {
     pub fn write_json<T: Serialize>(&self, name: &str, value: &T) -> std::io::Result<()> {
         self.write(name, &serde_json::to_vec_pretty(value)?)
     }
+}
+
+/// Puts content into a file by a rename, so that a reader never sees half of it.
+fn put(file: &Path, body: &[u8]) -> std::io::Result<()> {
+    let name = file.file_name().unwrap_or_default().to_string_lossy();
+    let hidden = file.with_file_name(format!(".{name}.{}", std::process::id()));
+    std::fs::write(&hidden, body)?;
+    std::fs::rename(&hidden, file)
 }
 
 impl Hold {

@@ -10,9 +10,10 @@
 
 use std::{
     any::Any,
+    fs::File,
     future::Future,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex},
 };
 
 use lambda_runtime::{Diagnostic, LambdaEvent, service_fn};
@@ -182,11 +183,22 @@ fn diagnostic(failure: Failure) -> Diagnostic {
 
 /// One JSON object a line on stdout, which is where Lambda takes the log from.
 fn log_json() {
-    let filter = EnvFilter::try_from_env("RECOVERY_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     // CloudWatch stamps every line.
-    let logging = tracing_subscriber::fmt().json().flatten_event(true).with_env_filter(filter).without_time();
+    let logging = tracing_subscriber::fmt().json().flatten_event(true).with_env_filter(filter()).without_time();
     // A second call in one process keeps the first one's settings.
     let _ = logging.with_target(false).with_current_span(true).with_span_list(false).try_init();
+}
+
+/// The same lines, with their time, in a file: what the functions say where no Lambda takes their log.
+pub fn log_to(file: File) {
+    let logging = tracing_subscriber::fmt().json().flatten_event(true).with_env_filter(filter());
+    let logging = logging.with_target(false).with_current_span(true).with_span_list(false);
+    // A second call in one process keeps the first one's settings.
+    let _ = logging.with_writer(Mutex::new(file)).try_init();
+}
+
+fn filter() -> EnvFilter {
+    EnvFilter::try_from_env("RECOVERY_LOG").unwrap_or_else(|_| EnvFilter::new("info"))
 }
 
 #[cfg(test)]

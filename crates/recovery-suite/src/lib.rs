@@ -3,7 +3,11 @@
 //! Requests, results and failures pass as the same JSON as in Lambda, through the same border
 //! ([`recovery_lambda::answer`]), so a machine cannot tell where it runs.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use asl::{TaskCall, TaskHandler, TaskOutcome};
 use async_trait::async_trait;
@@ -15,6 +19,7 @@ use recovery_kubernetes::Cluster;
 use recovery_lambda::{Settings, answer, misconfigured};
 use recovery_sites::{Databases, Side, databases, workloads};
 use serde_json::Value;
+use tracing::info;
 
 /// Every function by its folder's name.
 pub const FUNCTIONS: [&str; 9] = [
@@ -208,7 +213,13 @@ impl TaskHandler for Linked {
         };
         let name = function.function.rsplit(':').next().unwrap_or_default().to_owned();
         let payload = function.payload.clone();
-        match tokio::time::timeout(INVOCATION_LIMIT, self.0.invoke(&name, payload)).await {
+        let began_at = Timestamp::now();
+        let began = Instant::now();
+        let answered = tokio::time::timeout(INVOCATION_LIMIT, self.0.invoke(&name, payload)).await;
+        let took_us = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let (state, seconds) = (&*call.state, began.elapsed().as_secs_f64());
+        info!(call = call.call, state, function = name, %began_at, took_us, "`{name}` took {seconds:.3} s");
+        match answered {
             Ok(Ok(result)) => call.function_answered(result),
             Ok(Err(failure)) => TaskOutcome::function_failed(&failure.error_type, &failure.message),
             Err(_) => {
