@@ -43,7 +43,11 @@ class ByHand(Contestant):
         self.place.run(binaries() / "pg_ctl", "stop", "-D", self.primary.data, "-m", "fast")
         self.standby.ask("select pg_promote(true, 60)")
         self.primary, self.standby = self.standby, self.primary
-        self._follow()
+
+    def settle(self):
+        if self.standby.agent.poll() is not None:
+            self._follow()
+        super().settle()
 
 
 class ByHandDefault(ByHand):

@@ -33,6 +33,9 @@ def guarded(work):
             work(folder)
         except KeyboardInterrupt:
             sys.exit(130)
+        finally:
+            # Also when the guard itself was killed.
+            shutil.rmtree(folder, ignore_errors=True)
         sys.exit(0)
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: send(worker, signal.SIGTERM))
@@ -52,12 +55,14 @@ def guarded(work):
         except ChildProcessError:
             break
         time.sleep(0.01)
-    shutil.rmtree(folder)
+    shutil.rmtree(folder, ignore_errors=True)
     sys.exit(code if code >= 0 else 128 - code)
 
 
 def descendants(root):
-    """Every living process under this one, by the kernel's table."""
+    """Every living process under one that we have started, or under ourselves, by the kernel's table."""
+    if root <= 1:
+        raise ValueError("everything descends from process 1")
     children = {}
     for entry in os.listdir("/proc"):
         if entry.isdigit():

@@ -137,9 +137,11 @@ class Place:
     def kill_node(self, data, *agents):
         """The host is gone: `SIGKILL` for a server, its agents and all their children at once."""
         roots = [agent.pid for agent in agents]
-        lines = (pathlib.Path(data) / "postmaster.pid").read_text().splitlines()
-        roots.append(int(lines[0]))
-        self.remember_shared_memory(data)
+        postmaster = int((data / "postmaster.pid").read_text().splitlines()[0])
+        if os.readlink(f"/proc/{postmaster}/cwd") != str(data):
+            raise Trouble(f"process {postmaster} is not the server of {data}; its log says why it ended")
+        roots.append(postmaster)
+        self._remember_shared_memory(data)
         for pid in roots:
             send(pid, signal.SIGSTOP)
         for pid in [*roots, *(child for root in roots for child in descendants(root))]:
@@ -147,30 +149,45 @@ class Place:
         for agent in agents:
             agent.wait()
 
-    def remember_shared_memory(self, data):
-        """A killed server leaves its System V segment behind; its number is in the last full line of `postmaster.pid`."""
-        try:
-            lines = (pathlib.Path(data) / "postmaster.pid").read_text().splitlines()
-            self._shared_memory.add(int(lines[6].split()[1]))
-        except (OSError, IndexError, ValueError):
-            pass
+    def _remember_shared_memory(self, data):
+        """A killed server leaves its System V segment behind; key and number stand in `postmaster.pid`."""
+        lines = (data / "postmaster.pid").read_text().splitlines()
+        if len(lines) > 6:
+            self._shared_memory.add(tuple(lines[6].split()))
+
+    def _free_shared_memory(self):
+        for line in pathlib.Path("/proc/sysvipc/shm").read_text().splitlines()[1:]:
+            key, number, _, _, _, _, attached, *_ = line.split()
+            if (key, number) in self._shared_memory and attached == "0":
+                libc.shmctl(int(number), IPC_RMID, None)
+
+    def _running(self):
+        """What still runs of what was started here: our children with theirs, and daemons, which work in this folder."""
+        running = set()
+        for child in self._children:
+            if child.poll() is None:
+                running |= {child.pid, *descendants(child.pid)}
+        for process in pathlib.Path("/proc").glob("[0-9]*"):
+            try:
+                works_in = pathlib.Path(os.readlink(process / "cwd"))
+            except OSError:
+                continue
+            if self.folder in (works_in, *works_in.parents):
+                running.add(int(process.name))
+        return running - {os.getpid()}
 
     def end(self):
         """Ends every process that was started here, and removes the folder."""
         for pid_file in self.folder.glob("**/postmaster.pid"):
-            self.remember_shared_memory(pid_file.parent)
-        # Daemons have left us; they are the guard's.
+            self._remember_shared_memory(pid_file.parent)
         deadline = time.monotonic() + 30
-        while running := [pid for pid in descendants(os.getppid()) if pid != os.getpid()]:
+        while running := self._running():
             for pid in running:
                 send(pid, signal.SIGKILL)
-            for child in self._children:
-                child.poll()
             if time.monotonic() > deadline:
                 raise Trouble(f"processes {running} do not end; end them by hand")
             time.sleep(0.01)
-        for segment in self._shared_memory:
-            libc.shmctl(segment, IPC_RMID, None)
+        self._free_shared_memory()
         shutil.rmtree(self.folder)
 
 
