@@ -30,6 +30,8 @@ use crate::random::Random;
 use crate::task::{ExecutionOutcome, ExecutionStatus, TaskCall, TaskOutcome};
 use crate::template::{Amount, Query, Spot, Template};
 
+mod operator;
+
 /// States that one call of [`Core::apply`] enters at most.
 const TURNS_PER_STEP: usize = 256;
 /// Iterations of an inline Map that run at the same time.
@@ -37,6 +39,9 @@ const TURNS_PER_STEP: usize = 256;
 const MAX_INLINE_CONCURRENCY: u64 = 40;
 /// Events an execution of a standard workflow may have.
 pub const MAX_EVENTS: u64 = 25_000;
+/// How often an execution may be redriven.
+/// <https://docs.aws.amazon.com/step-functions/latest/apireference/API_RedriveExecution.html>
+const MAX_REDRIVES: u64 = 1_000;
 
 /// Who and where an execution is.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -136,6 +141,43 @@ pub enum Input {
     Pause,
     /// Go on.
     Unpause,
+    /// Go on from the states that did not succeed, after an end that was no success; finished branches stay finished.
+    /// <https://docs.aws.amazon.com/step-functions/latest/dg/redrive-executions.html>
+    Redrive,
+    /// Make another attempt at a state that failed: at once, if it waits for its next attempt; after an end that was no
+    /// success from where the state was entered, also if the machine caught its failure.
+    Retry {
+        /// The state.
+        state: String,
+    },
+    /// Do not do the work of a Task; it ends as if it had answered this. One that is under way is dropped, one that is yet
+    /// to come will not be begun, and one that failed goes on after it.
+    Skip {
+        /// The state.
+        state: String,
+        /// What its call would have answered.
+        answer: Value,
+    },
+}
+
+/// Why an input of an operator does not fit the execution.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// Redriving is for executions that have ended.
+    #[error("the execution has not ended")]
+    NotEnded,
+    /// There is nothing to take up.
+    #[error("the execution has succeeded")]
+    Succeeded,
+    /// AWS's limits on redrives and events.
+    #[error("the execution was redriven too often, or its history is full")]
+    Exhausted,
+    /// No state of this name failed or waits for its next attempt.
+    #[error("the state did not fail and does not wait for another attempt")]
+    NotFailed,
+    /// There is no Task of this name.
+    #[error("the machine has no Task of this name")]
+    NoSuchTask,
 }
 
 /// Something to be done in the world.
@@ -182,6 +224,17 @@ pub struct Core {
     next_number: u64,
     last_event: u64,
     paused: bool,
+    /// What was left of the execution's own time when it was paused.
+    time_left: Option<SignedDuration>,
+    /// How often it was redriven, and when last.
+    redrives: u64,
+    redriven_at: Option<Timestamp>,
+    /// The frames of an execution that ended without success.
+    stopped: HashMap<FrameId, Frame>,
+    /// Where the machine itself stood when a state failed, by the state's name.
+    failures: HashMap<Arc<str>, Standing>,
+    /// Answers of Tasks that somebody has decided to skip, by name.
+    skips: HashMap<Arc<str>, Value>,
     /// The history is full; the execution fails before anything else is done.
     overflowed: bool,
     outcome: Option<ExecutionOutcome>,
@@ -198,6 +251,21 @@ enum Timer {
 }
 
 type TimerKey = (Timestamp, u64);
+
+/// Where the machine's own frame stood: enough to enter its state again.
+#[derive(Debug, Clone)]
+struct Standing {
+    state: usize,
+    input: Payload,
+    variables: HashMap<Arc<str>, Payload>,
+}
+
+/// What a failed Parallel or Map had at work, for a redrive.
+#[derive(Debug)]
+struct Remains {
+    children: Children,
+    frames: Vec<Frame>,
+}
 
 /// One walk through one group of states.
 #[derive(Debug)]
@@ -226,6 +294,7 @@ struct Frame {
     token: Option<Arc<str>>,
     /// Children of a distributed Map leave no events in their parent's history.
     silent: bool,
+    remains: Option<Box<Remains>>,
     phase: Phase,
 }
 
@@ -412,6 +481,12 @@ impl Core {
             next_number: 0,
             last_event: 0,
             paused: false,
+            time_left: None,
+            redrives: 0,
+            redriven_at: None,
+            stopped: HashMap::new(),
+            failures: HashMap::new(),
+            skips: HashMap::new(),
             overflowed: false,
             outcome: None,
             progress: Progress::default(),
@@ -449,7 +524,8 @@ impl Core {
     pub fn apply(&mut self, now: Timestamp, input: Input) -> Progress {
         // A clock that was set back must not turn the history around.
         self.now = self.now.max(now);
-        if self.outcome.is_none() {
+        let reopens = matches!(input, Input::Redrive | Input::Retry { .. } | Input::Skip { .. });
+        if self.outcome.is_none() || reopens {
             self.take(input);
             self.run();
             if self.overflowed && self.outcome.is_none() {
@@ -473,8 +549,11 @@ impl Core {
             }
             Input::TokenHeartbeat { token } => self.heartbeat(&token),
             Input::Stop { error, cause } => self.stop(error, cause),
-            Input::Pause => self.paused = true,
-            Input::Unpause => self.paused = false,
+            Input::Pause => self.pause(),
+            Input::Unpause => self.unpause(),
+            Input::Redrive => self.redrive(),
+            Input::Retry { state } => self.retry(&state),
+            Input::Skip { state, answer } => self.skip(&state, answer),
         }
     }
 
@@ -554,16 +633,20 @@ impl Core {
                 ("roleArn", Detail::Text(self.settings.role_arn.as_str().into())),
             ],
         );
-        if let Some(seconds) = self.machine.timeout_seconds {
-            let at = self.after(seconds as f64);
-            let number = self.number();
-            self.timers.insert((at, number), Timer::Execution);
-        }
+        self.limit_time();
         let id = self.number();
         let machine = Arc::clone(&self.machine);
         let frame = self.new_frame(id, None, Arc::from(""), 0, machine.groups[0].start, payload, 0);
         self.frames.insert(id, frame);
         self.ready.push_back(id);
+    }
+
+    fn limit_time(&mut self) {
+        if let Some(seconds) = self.machine.timeout_seconds {
+            let at = self.after(seconds as f64);
+            let number = self.number();
+            self.timers.insert((at, number), Timer::Execution);
+        }
     }
 
     #[allow(clippy::too_many_arguments)]
@@ -595,6 +678,7 @@ impl Core {
             retry_count: 0,
             token: None,
             silent: false,
+            remains: None,
             phase: Phase::Enter,
         }
     }
@@ -654,7 +738,11 @@ impl Core {
                     }
                 },
                 Turn::Failed(trouble) => match frame.parent {
-                    None => return self.finish_failed(frame.previous, trouble),
+                    None => {
+                        let previous = frame.previous;
+                        self.frames.insert(frame.id, frame);
+                        return self.finish_failed(previous, trouble);
+                    }
                     Some((parent, slot)) => {
                         return self.child_failed(&machine, parent, slot, frame, trouble);
                     }
@@ -668,7 +756,9 @@ impl Core {
                 }
                 Turn::Fatal(trouble) => {
                     self.arrive(&mut frame);
-                    return self.finish_failed(frame.previous, trouble);
+                    let previous = frame.previous;
+                    self.frames.insert(frame.id, frame);
+                    return self.finish_failed(previous, trouble);
                 }
             }
         }
@@ -678,7 +768,10 @@ impl Core {
         let mut open: Vec<u64> = self.calls.drain().map(|(call, _)| call).collect();
         open.sort_unstable();
         self.progress.effects.extend(open.into_iter().map(|call| Effect::Cancel { call }));
-        self.frames.clear();
+        self.stopped = std::mem::take(&mut self.frames);
+        if outcome.status == ExecutionStatus::Succeeded {
+            self.stopped.clear();
+        }
         self.ready.clear();
         self.timers.clear();
         self.tokens.clear();
@@ -992,6 +1085,7 @@ impl Core {
     }
 
     fn attempt(&mut self, machine: &Machine, frame: &mut Frame, state: &State) -> Turn {
+        frame.remains = None;
         let outcome = self.set_effective_input(frame, state).and_then(|()| match &state.kind {
             StateKind::Pass { result } => self.pass(frame, state, result.as_ref()),
             StateKind::Task(task) => self.task(frame, state, task),
@@ -1058,6 +1152,10 @@ impl Core {
     }
 
     fn task(&mut self, frame: &mut Frame, state: &State, task: &Task) -> Result<Turn, Trouble> {
+        if let Some(answer) = self.skips.remove(&state.name) {
+            self.skipped(frame, state, task, answer);
+            return Ok(Turn::Again);
+        }
         if task.resource.waits_for_token() {
             frame.token = Some(self.random.token().into());
         }
@@ -1114,12 +1212,15 @@ impl Core {
             timeout_seconds: timeout,
             may_repeat: false,
             credentials,
-            idempotency_key: format!(
-                "{}{}/{}@{}.{}",
-                self.settings.execution_name, frame.path, state.name, frame.entered, frame.retry_count
-            ),
+            idempotency_key: self.idempotency_key(frame, state),
         }));
         Ok(Turn::Blocked)
+    }
+
+    fn idempotency_key(&self, frame: &Frame, state: &State) -> String {
+        let (name, redrives) = (&self.settings.execution_name, self.redrives);
+        let key = format!("{name}{}/{}@{}.{}", frame.path, state.name, frame.entered, frame.retry_count);
+        if redrives == 0 { key } else { format!("{key}+{redrives}") }
     }
 
     #[allow(clippy::too_many_arguments)]
@@ -1573,6 +1674,7 @@ impl Core {
             self.emit(frame, exited, state, details);
         }
         frame.variables.extend(assigned);
+        frame.remains = None;
         match next {
             Next::State(index) => {
                 frame.state = index;
@@ -1672,8 +1774,13 @@ impl Core {
             // R: the state that failed is aborted like those of its siblings.
             let inner = &machine.groups[child.group].states[child.state];
             self.abort_state(&child, inner, child.previous);
-            self.abort_children(machine, &mut frame, &children, child.previous);
+            let mut frames = self.abort_children(machine, &mut frame, &children, child.previous);
             frame.previous = child.previous;
+            children.slots[slot] = Slot::Running(child.id);
+            children.running += 1;
+            children.failed -= 1;
+            frames.push(child);
+            frame.remains = Some(Box::new(Remains { children, frames }));
             frame.phase = Phase::Broken(Trouble { kind: TroubleKind::Failure, ..trouble });
             self.ready.push_back(parent);
         }
@@ -1710,8 +1817,16 @@ impl Core {
         self.frames.insert(id, frame);
     }
 
-    /// Ends the children that are still at work, and theirs; every event points to the one that made it necessary.
-    fn abort_children(&mut self, machine: &Machine, frame: &mut Frame, children: &Children, previous: u64) {
+    /// Ends the children that are still at work, and theirs; every event points to the one that made it necessary. Gives
+    /// them back as a redrive would take them up.
+    fn abort_children(
+        &mut self,
+        machine: &Machine,
+        frame: &mut Frame,
+        children: &Children,
+        previous: u64,
+    ) -> Vec<Frame> {
+        let mut aborted = Vec::new();
         let state = &machine.groups[frame.group].states[frame.state];
         for (slot, child) in children.slots.iter().enumerate() {
             let Slot::Running(id) = child else { continue };
@@ -1723,17 +1838,25 @@ impl Core {
             if let Phase::Sleeping { timer, .. } = child.phase {
                 self.timers.remove(&timer);
             }
-            if let Phase::Children(grandchildren) = std::mem::replace(&mut child.phase, Phase::Attempt) {
-                self.abort_children(machine, &mut child, &grandchildren, previous);
+            child.phase = match std::mem::replace(&mut child.phase, Phase::Attempt) {
+                Phase::Children(children) => {
+                    let frames = self.abort_children(machine, &mut child, &children, previous);
+                    child.remains = Some(Box::new(Remains { children, frames }));
+                    Phase::Attempt
+                }
+                unspoiled @ (Phase::Enter | Phase::Returned(_) | Phase::Woken) => unspoiled,
+                _ => Phase::Attempt,
+            };
+            if !child.silent {
+                if matches!(state.kind, StateKind::Map(_)) {
+                    let details = iteration_details(state, slot);
+                    self.event(previous, EventType::MapIterationAborted, Some(&state.name), details);
+                }
+                self.abort_state(&child, inner, previous);
             }
-            if child.silent {
-                continue;
-            }
-            if matches!(state.kind, StateKind::Map(_)) {
-                self.event(previous, EventType::MapIterationAborted, Some(&state.name), iteration_details(state, slot));
-            }
-            self.abort_state(&child, inner, previous);
+            aborted.push(child);
         }
+        aborted
     }
 
     /// Notes that a state will not be left: it was at work, or it has just failed.
@@ -1779,6 +1902,7 @@ impl Core {
             frame.phase = Phase::Sleeping { timer, own: false };
             return Turn::Blocked;
         }
+        self.note_failure(frame, state);
         if let Some((index, catcher)) = state
             .catch
             .iter()
@@ -1975,11 +2099,14 @@ impl Core {
                 "Name": self.settings.execution_name,
                 "RoleArn": self.settings.role_arn,
                 "StartTime": iso_instant(self.started_at),
-                "RedriveCount": 0,
+                "RedriveCount": self.redrives,
             },
             "State": {"EnteredTime": iso_instant(frame.entered_at), "Name": &*state.name},
             "StateMachine": {"Id": self.settings.machine_arn, "Name": self.settings.machine_name},
         });
+        if let Some(at) = self.redriven_at {
+            context["Execution"]["RedriveTime"] = iso_instant(at).into();
+        }
         // R: only states that can be retried have the counter.
         if matches!(state.kind, StateKind::Task(_) | StateKind::Parallel { .. } | StateKind::Map(_)) {
             context["State"]["RetryCount"] = frame.retry_count.into();

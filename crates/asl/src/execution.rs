@@ -20,7 +20,7 @@ use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::clock::Clock;
-use crate::core::{Core, Effect, Input, Progress, Settings};
+use crate::core::{Core, Effect, Input, Progress, Refusal, Settings};
 use crate::definition::Machine;
 use crate::history::HistoryEvent;
 use crate::journal::{ENGINE_VERSION, Journal, JournalError, Record};
@@ -99,11 +99,15 @@ pub enum ControlError {
     /// The execution has ended.
     #[error("the execution has ended")]
     Ended,
+    /// The execution does not stand where this could be done.
+    #[error("this cannot be done where the execution stands")]
+    Refused(#[source] Refusal),
 }
 
 #[derive(Debug)]
 struct Command {
     input: Input,
+    note: Option<Value>,
     answer: oneshot::Sender<Result<(), ControlError>>,
 }
 
@@ -111,9 +115,15 @@ struct Command {
 #[derive(Debug, Clone)]
 pub struct Handle {
     commands: mpsc::UnboundedSender<Command>,
+    note: Option<Value>,
 }
 
 impl Handle {
+    /// The same handle for something that is kept in the journal with a note: who, why, when.
+    pub fn with_note(&self, note: Value) -> Handle {
+        Handle { commands: self.commands.clone(), note: Some(note) }
+    }
+
     /// Ends the task that waits for this token, with a result.
     pub async fn send_task_success(&self, token: &str, output: Value) -> Result<(), ControlError> {
         self.send(Input::TokenSucceeded { token: token.to_owned(), output }).await
@@ -149,9 +159,19 @@ impl Handle {
         self.send(Input::Unpause).await
     }
 
+    /// Makes the next attempt at a state that failed without waiting for its time.
+    pub async fn retry(&self, state: &str) -> Result<(), ControlError> {
+        self.send(Input::Retry { state: state.to_owned() }).await
+    }
+
+    /// Leaves out the work of a Task, whether it is under way or yet to come; see [`Input::Skip`].
+    pub async fn skip(&self, state: &str, answer: Value) -> Result<(), ControlError> {
+        self.send(Input::Skip { state: state.to_owned(), answer }).await
+    }
+
     async fn send(&self, input: Input) -> Result<(), ControlError> {
         let (answer, answered) = oneshot::channel();
-        self.commands.send(Command { input, answer }).map_err(|_| ControlError::Ended)?;
+        self.commands.send(Command { input, note: self.note.clone(), answer }).map_err(|_| ControlError::Ended)?;
         answered.await.map_err(|_| ControlError::Ended)?
     }
 }
@@ -186,8 +206,8 @@ impl ResumeError {
 /// An execution that is about to run.
 pub struct Execution {
     core: Core,
-    /// What the core is given first; nothing when a run is resumed.
-    first: Option<Input>,
+    /// What the core is given first, with a note; nothing when a run goes on where it stood.
+    first: Option<(Input, Option<Value>)>,
     /// Events of a resumed run that the observer has not seen.
     unseen: Vec<HistoryEvent>,
     /// Calls of a resumed run without an answer.
@@ -223,7 +243,7 @@ impl Execution {
         let definition = machine.digest().to_owned();
         Execution {
             core: Core::new(machine, Arc::clone(&settings)),
-            first: Some(Input::Start(input.into())),
+            first: Some((Input::Start(input.into()), None)),
             unseen: Vec::new(),
             open: Vec::new(),
             more: false,
@@ -269,7 +289,7 @@ impl Execution {
             match record {
                 Record::Started { .. } => {}
                 Record::Intent { calls } => intended.extend(calls.iter().map(|(call, _)| *call)),
-                Record::Happened { at, continued, input } => {
+                Record::Happened { at, continued, input, .. } => {
                     for _ in 0..*continued {
                         execution.replay(execution.now, Input::Continue, seen, &mut open);
                     }
@@ -278,7 +298,6 @@ impl Execution {
                     }
                     execution.continued = 0;
                     execution.replay(*at, input.clone(), seen, &mut open);
-                    // Without this record the run was never started, and starts now.
                     execution.first = None;
                 }
             }
@@ -300,14 +319,36 @@ impl Execution {
             match effect {
                 Effect::Invoke(call) => drop(open.insert(call.call, call)),
                 Effect::Cancel { call } => drop(open.remove(&call)),
-                Effect::Done(outcome) => self.ended = Some(outcome),
+                Effect::Done(_) => {}
             }
         }
+        self.ended = self.core.outcome().cloned();
+    }
+
+    /// Does this first, before anything else is done, with a note for the journal: how an execution that has ended is
+    /// redriven, and how one without a runner is stopped.
+    ///
+    /// # Errors
+    /// It does not fit where the execution stands.
+    pub fn beginning_with(mut self, input: Input, note: Option<Value>) -> Result<Execution, Refusal> {
+        self.core.accepts(&input)?;
+        self.first = Some((input, note));
+        Ok(self)
+    }
+
+    /// How it ended, if it has.
+    pub fn ended(&self) -> Option<&ExecutionOutcome> {
+        self.ended.as_ref()
+    }
+
+    /// The states that failed since the execution began, also those whose failure was caught.
+    pub fn failed_states(&self) -> impl Iterator<Item = &str> {
+        self.core.failed_states()
     }
 
     /// A handle for other tasks.
     pub fn handle(&self) -> Handle {
-        Handle { commands: self.sender.clone() }
+        Handle { commands: self.sender.clone(), note: None }
     }
 
     /// The states that are being worked on, outermost first.
@@ -316,9 +357,9 @@ impl Execution {
     }
 
     /// The records of an input; the first one also says how the run was started.
-    fn records_of(&mut self, input: &Input) -> Vec<Record> {
-        let happened =
-            Record::Happened { at: self.now, continued: std::mem::take(&mut self.continued), input: input.clone() };
+    fn records_of(&mut self, input: &Input, note: Option<Value>) -> Vec<Record> {
+        let continued = std::mem::take(&mut self.continued);
+        let happened = Record::Happened { at: self.now, continued, input: input.clone(), note };
         match input {
             Input::Start(_) => vec![
                 Record::Started {
@@ -351,12 +392,15 @@ impl Execution {
         if !unseen.is_empty() {
             observer.record(&unseen).await.map_err(RunError::Observer)?;
         }
-        if let Some(outcome) = self.ended {
+        if self.first.is_none()
+            && let Some(outcome) = self.ended.take()
+        {
             return Ok(outcome);
         }
-        let mut waiting: VecDeque<Input> = self.first.take().into_iter().collect();
+        // No call is polled before these have been taken.
+        let mut waiting: VecDeque<(Input, Option<Value>)> = self.first.take().into_iter().collect();
         let repeated: Vec<TaskCall> = std::mem::take(&mut self.open);
-        waiting.extend(repeated.iter().map(|call| Input::CallRepeated { call: call.call }));
+        waiting.extend(repeated.iter().map(|call| (Input::CallRepeated { call: call.call }, None)));
         let mut effects: Vec<Effect> = repeated.into_iter().map(Effect::Invoke).collect();
         self.write(intents(&effects)).await?;
         loop {
@@ -377,14 +421,15 @@ impl Execution {
                     Effect::Done(outcome) => return Ok(outcome),
                 }
             }
-            let mut answer = None;
-            let next = if let Some(input) = waiting.pop_front() {
+            let (mut answer, mut note) = (None, None);
+            let next = if let Some((input, noted)) = waiting.pop_front() {
+                note = noted;
                 input
             } else if self.more {
                 // Let others have a turn, and let commands through: a machine may go round without ever waiting.
                 tokio::task::yield_now().await;
                 match commands.try_recv() {
-                    Ok(command) => accept(&self.core, command, &mut answer),
+                    Ok(command) => accept(&self.core, command, &mut answer, &mut note),
                     Err(_) => Input::Continue,
                 }
             } else {
@@ -396,7 +441,7 @@ impl Execution {
                 tokio::select! {
                     biased;
                     command = commands.recv(), if listening => match command {
-                        Some(command) => accept(&self.core, command, &mut answer),
+                        Some(command) => accept(&self.core, command, &mut answer, &mut note),
                         None => {
                             listening = false;
                             continue;
@@ -422,7 +467,7 @@ impl Execution {
             } else {
                 self.now = self.now.max(clock.now());
                 if self.journal.is_some() {
-                    records = self.records_of(&next);
+                    records = self.records_of(&next, note);
                 }
             }
             // The core only thinks; what it thinks is acted upon when the input and the calls that follow from it are
@@ -473,19 +518,30 @@ async fn surviving(handler: &dyn TaskHandler, call: TaskCall) -> TaskOutcome {
 }
 
 /// The input a command amounts to. One that is taken is answered when it is safe, one that is refused at once.
-fn accept(core: &Core, command: Command, later: &mut Option<oneshot::Sender<Result<(), ControlError>>>) -> Input {
-    let Command { input, answer } = command;
-    let known = match &input {
-        Input::TokenSucceeded { token, .. } | Input::TokenFailed { token, .. } | Input::TokenHeartbeat { token } => {
-            core.awaits_token(token)
+fn accept(
+    core: &Core,
+    command: Command,
+    later: &mut Option<oneshot::Sender<Result<(), ControlError>>>,
+    noted: &mut Option<Value>,
+) -> Input {
+    let Command { input, note, answer } = command;
+    let fits = match &input {
+        Input::TokenSucceeded { token, .. } | Input::TokenFailed { token, .. } | Input::TokenHeartbeat { token }
+            if !core.awaits_token(token) =>
+        {
+            Err(ControlError::UnknownToken)
         }
-        _ => true,
+        input => core.accepts(input).map_err(ControlError::Refused),
     };
-    if known {
-        *later = Some(answer);
-        return input;
+    match fits {
+        Ok(()) => {
+            (*later, *noted) = (Some(answer), note);
+            input
+        }
+        Err(error) => {
+            // Whoever asked may have gone away.
+            let _: Result<(), _> = answer.send(Err(error));
+            Input::Continue
+        }
     }
-    // Whoever asked may have gone away.
-    let _: Result<(), _> = answer.send(Err(ControlError::UnknownToken));
-    Input::Continue
 }

@@ -59,6 +59,7 @@ event_types! {
     EvaluationFailed => Some("evaluationFailedEventDetails"),
     ExecutionAborted => Some("executionAbortedEventDetails"),
     ExecutionFailed => Some("executionFailedEventDetails"),
+    ExecutionRedriven => Some("executionRedrivenEventDetails"),
     ExecutionStarted => Some("executionStartedEventDetails"),
     ExecutionSucceeded => Some("executionSucceededEventDetails"),
     ExecutionTimedOut => Some("executionTimedOutEventDetails"),
@@ -98,6 +99,8 @@ event_types! {
     TaskStateAborted => None,
     TaskStateEntered => ENTERED,
     TaskStateExited => EXITED,
+    /// Ours: a person let the Task's work be left out. AWS has no such event, and no such control.
+    TaskStateSkipped => Some("taskStateSkippedEventDetails"),
     TaskSubmitted => Some("taskSubmittedEventDetails"),
     TaskSucceeded => Some("taskSucceededEventDetails"),
     TaskTimedOut => Some("taskTimedOutEventDetails"),

@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use async_trait::async_trait;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 use tokio::fs::{File, OpenOptions};
 use tokio::io::AsyncWriteExt;
@@ -23,7 +24,7 @@ use crate::core::{Input, Settings};
 use crate::hashing;
 
 /// Changes whenever the same inputs would give another execution; a journal of another version is not resumed.
-pub const ENGINE_VERSION: u32 = 1;
+pub const ENGINE_VERSION: u32 = 2;
 
 /// One record of a journal.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -46,6 +47,9 @@ pub enum Record {
         continued: u64,
         /// What.
         input: Input,
+        /// Who did it and why, in the form of whoever runs the engine, which does not read it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        note: Option<Value>,
     },
     /// These calls are about to be made.
     Intent {
@@ -149,7 +153,7 @@ impl FileJournal {
     pub async fn records(path: &Path) -> Result<Vec<Record>, JournalError> {
         let bytes =
             tokio::fs::read(path).await.map_err(|source| JournalError::File { path: path.to_owned(), source })?;
-        read(path, &bytes).map(|(records, ..)| records)
+        records(path, &bytes)
     }
 }
 
@@ -170,6 +174,11 @@ impl Journal for FileJournal {
         self.chain = chain;
         Ok(())
     }
+}
+
+/// The records in the text of a journal; `name` says in errors which one it is.
+pub fn records(name: &Path, text: &[u8]) -> Result<Vec<Record>, JournalError> {
+    read(name, text).map(|(records, ..)| records)
 }
 
 fn link(before: &str, json: &str) -> String {

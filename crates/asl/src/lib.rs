@@ -33,7 +33,7 @@ mod moment;
 mod template;
 
 pub use clock::{Clock, SystemClock, VirtualClock};
-pub use core::Settings;
+pub use core::{Input, Refusal, Settings};
 pub use definition::{Machine, QueryLanguage, Resource, ResourceKind};
 pub use execution::{
     ControlError, Execution, Handle, Observer, ObserverError, ResumeError, RunError, TaskHandler, Unobserved,

@@ -70,14 +70,19 @@ impl TaskCall {
         if !self.resource.is_lambda_invoke() {
             return TaskOutcome::success(answer);
         }
-        TaskOutcome::success(json!({
-            "ExecutedVersion": "$LATEST",
-            "Payload": answer,
-            "SdkHttpMetadata": {"HttpStatusCode": 200},
-            "SdkResponseMetadata": {"RequestId": self.idempotency_key},
-            "StatusCode": 200,
-        }))
+        TaskOutcome::success(invocation(answer, &self.idempotency_key))
     }
+}
+
+/// What `lambda:invoke` makes of a function's answer.
+pub(crate) fn invocation(answer: Value, request: &str) -> Value {
+    json!({
+        "ExecutedVersion": "$LATEST",
+        "Payload": answer,
+        "SdkHttpMetadata": {"HttpStatusCode": 200},
+        "SdkResponseMetadata": {"RequestId": request},
+        "StatusCode": 200,
+    })
 }
 
 /// How a call ended.

@@ -190,22 +190,24 @@ async fn a_journal_is_for_its_own_machine_and_engine() {
     assert!(matches!(error, ResumeError::OtherDefinition(_)), "{error}");
     let Record::Started { engine, .. } = &mut records[0] else { panic!("the first record says how it was started") };
     *engine += 1;
-    assert_eq!(Execution::resume(machine, &records, Vec::new(), 0).unwrap_err(), ResumeError::OtherEngine(2));
+    assert_eq!(Execution::resume(machine, &records, Vec::new(), 0).unwrap_err(), ResumeError::OtherEngine(3));
 }
 
 fn sample() -> Vec<Record> {
     vec![
-        Record::Started { engine: 1, definition: "d".to_owned(), settings: settings() },
+        Record::Started { engine: 2, definition: "d".to_owned(), settings: settings() },
         Record::Happened {
             at: "2026-01-02T03:04:05.000000007Z".parse().unwrap(),
             continued: 3,
             input: Input::Start(json!({"ü": "\n"}).into()),
+            note: None,
         },
         Record::Intent { calls: vec![(1, "run/A@2.0".to_owned())] },
         Record::Happened {
             at: "2026-01-02T03:04:06Z".parse().unwrap(),
             continued: 0,
             input: Input::CallEnded { call: 1, outcome: TaskOutcome::failure("E", "C") },
+            note: Some(json!({"by": "a"})),
         },
     ]
 }

@@ -5,30 +5,67 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use recovery::incident::Risk;
 
-use crate::run::{ResumeArgs, RunArgs};
+use crate::{run::RunArgs, take_up::ResumeArgs};
 
 const EXIT_CODES: &str = "Exit codes:
     0  done, nothing is wrong; a failover recovered
-    1  done, and something was found: open contradictions, a machine with errors
+    1  done, and something was found: open contradictions, a machine with errors; or a run that another machine took over
     2  not done: a wrong plan, event, machine or name; one line says what, where and what to do; nothing was changed
     3  a run was refused: a guard held, nothing has changed
     4  a run failed before the point of no return and was put back
     5  a run failed after the point of no return: go on from here, never back
-  130  a run was interrupted
+  130  a run was ended by a person
 
 Environment:
-  RECOVERY_PLAN   the plan, default plans/sparc.toml
-  XDG_STATE_HOME  runs are kept in drctl/runs below it, default ~/.local/state
-  NO_COLOR        any value: no colour";
+  RECOVERY_PLAN      the plan, default plans/sparc.toml
+  RECOVERY_OPERATOR  your name, for --by
+  XDG_STATE_HOME     runs are kept in drctl/runs below it, default ~/.local/state
+  NO_COLOR           any value: no colour";
 
 const RUN_HELP: &str = "Ctrl-C once stops after the step that is under way and says what state the world is in and what to run next; twice stops at once.
 A run of the same name goes on where it stopped: every step looks before it acts.
 
-Exit codes: 0 recovered, 2 not started, 3 refused, 4 put back, 5 incomplete, 130 interrupted.
+Exit codes: 0 recovered, 1 another machine has taken it over, 2 not started, 3 refused, 4 put back, 5 incomplete, 130 ended by a
+person.
 
 Examples:
   drctl run regional-failover --event events/regional-failover/manual-graceful.json
   drctl run regional-failover --event incident.json --name failover-2026-11-23 --plan plans/sparc.toml";
+
+const RESUME_HELP: &str = "The journal on this disk is what counts. The evidence bucket has a copy, from which another machine takes the run up
+when the first one gives no sign of life for seven seconds; while it lives, the run is refused here.
+
+Exit codes: as `drctl run`; 2 if somebody else works on it, or the journal does not fit this program.
+
+Examples:
+  drctl resume failover-2026-11-23
+  drctl resume failover-2026-11-23 --by sre-lead@sparc.com --plan plans/sparc.toml   # on another machine";
+
+const RETRY_HELP: &str = "A run that has ended goes on from the state whose failure ended it, as if it had not failed. One that was put back has to be
+started again: its decisions are stale.
+
+Exit codes: as `drctl run` if the run had ended.
+
+Examples:
+  drctl retry failover-2026-11-23 --by sre-lead@sparc.com --because \"the registry is back\"
+  drctl retry failover-2026-11-23 DeployWorkloads --by sre-lead@sparc.com --because \"the quota is raised\"";
+
+const SKIP_HELP: &str = "A step can be skipped before its turn, while it is under way, and after its failure has ended the run. The record says that
+nothing is known of it, unless --output says what was done by hand. These cannot be skipped: PlanFailover, AwaitApproval,
+FencePrimary, PromoteReplica, VerifyRecovery, LiftFence, WriteReport.
+
+Examples:
+  drctl skip failover-2026-11-23 EditRecords --by sre-lead@sparc.com --because \"Route 53 hangs, traffic has moved\"
+  drctl skip failover-2026-11-23 SwapDns --by sre-lead@sparc.com --because \"thrown by hand\" --output names.json";
+
+const REDRIVE_HELP: &str = "On Step Functions this is RedriveExecution: within 14 days of the end, at most 1,000 times, at most 24,999 events, with the
+definition it was started with; the machine's own time begins anew. Here it is the same from the journal. A run that its machine
+has ended by a Fail state would only end again: use `drctl retry`, or start a new execution on Step Functions.
+
+Exit codes: as `drctl run` for a run of this machine; 0 if Step Functions has taken it up.
+
+Example:
+  drctl redrive failover-2026-11-23 --by sre-lead@sparc.com --because \"aborted by mistake\"";
 
 /// Recovers the platform from a laptop, with the functions and machines that also run on AWS.
 #[derive(Debug, Parser)]
@@ -52,8 +89,37 @@ pub enum Command {
     #[command(after_help = RUN_HELP)]
     Run(RunArgs),
     /// Take up a run whose runner was killed, from its journal; nothing that was answered is asked again
-    #[command(after_help = "Example:\n  drctl resume failover-2026-11-23")]
+    #[command(after_help = RESUME_HELP)]
     Resume(ResumeArgs),
+    /// Begin no further step of a run; what is under way is let finish
+    #[command(after_help = "The run does not run out of its own time while it is paused; a question that is open does.
+
+Example:
+  drctl pause failover-2026-11-23 --by sre-lead@sparc.com --because \"the status page says they are back\"")]
+    Pause(PauseArgs),
+    /// Let a paused run go on
+    #[command(
+        after_help = "Example:\n  drctl continue failover-2026-11-23 --by sre-lead@sparc.com --because \"they are not\""
+    )]
+    Continue(ContinueArgs),
+    /// End a run where it stands, on either engine, and say what state the world is in; nothing is undone
+    #[command(
+        after_help = "The step under way is let finish. What was done stays done: a promoted database is never turned back.
+
+Examples:
+  drctl abort failover-2026-11-23 --by sre-lead@sparc.com --because \"false alarm\"
+  drctl redrive failover-2026-11-23 --by sre-lead@sparc.com --because \"it was not\""
+    )]
+    Abort(AbortArgs),
+    /// Try a state again that failed: now, if it waits for its next attempt; else from where it was entered
+    #[command(after_help = RETRY_HELP)]
+    Retry(RetryArgs),
+    /// Leave a step out, for a recorded reason; what guards the data cannot be left out
+    #[command(after_help = SKIP_HELP)]
+    Skip(SkipArgs),
+    /// Take a run up after it was aborted, timed out or failed, on either engine, from what had not succeeded
+    #[command(after_help = REDRIVE_HELP)]
+    Redrive(RedriveArgs),
     /// Watch the primary from here, and write the alarm's event when it falls silent
     Watch(WatchArgs),
     /// Fail over for practice
@@ -236,7 +302,7 @@ pub struct ApproveArgs {
     /// The run that waits
     pub run: String,
     /// Who confirms
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", env = "RECOVERY_OPERATOR")]
     pub by: String,
     /// Why, for the record
     #[arg(long, value_name = "WHY")]
@@ -264,7 +330,7 @@ pub struct RejectArgs {
     /// The run that waits
     pub run: String,
     /// Who refuses
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", env = "RECOVERY_OPERATOR")]
     pub by: String,
     /// Why, for the record
     #[arg(long, value_name = "WHY")]
@@ -280,6 +346,83 @@ pub struct RejectArgs {
     pub json: bool,
 }
 
+/// A run, and who does something to it.
+#[derive(Debug, Clone, Args)]
+pub struct Target {
+    /// The run
+    pub run: String,
+    /// Who does it
+    #[arg(long, value_name = "NAME", env = "RECOVERY_OPERATOR")]
+    pub by: String,
+    /// Why, for the record
+    #[arg(long, value_name = "WHY")]
+    pub because: String,
+    /// The plan.
+    #[command(flatten)]
+    pub plan: PlanFile,
+    /// Where runs are kept.
+    #[command(flatten)]
+    pub runs: RunsDir,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `drctl pause`.
+#[derive(Debug, Args)]
+pub struct PauseArgs {
+    /// The run, who and why.
+    #[command(flatten)]
+    pub target: Target,
+}
+
+/// `drctl continue`.
+#[derive(Debug, Args)]
+pub struct ContinueArgs {
+    /// The run, who and why.
+    #[command(flatten)]
+    pub target: Target,
+}
+
+/// `drctl abort`.
+#[derive(Debug, Args)]
+pub struct AbortArgs {
+    /// The run, who and why.
+    #[command(flatten)]
+    pub target: Target,
+}
+
+/// `drctl retry`.
+#[derive(Debug, Args)]
+pub struct RetryArgs {
+    /// The run, who and why.
+    #[command(flatten)]
+    pub target: Target,
+    /// The state [default: the one that failed]
+    pub state: Option<String>,
+}
+
+/// `drctl skip`.
+#[derive(Debug, Args)]
+pub struct SkipArgs {
+    /// The run, who and why.
+    #[command(flatten)]
+    pub target: Target,
+    /// The state whose work is left out
+    pub state: String,
+    /// What it would have answered, as JSON, if it was done by hand
+    #[arg(long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+}
+
+/// `drctl redrive`.
+#[derive(Debug, Args)]
+pub struct RedriveArgs {
+    /// The run, who and why.
+    #[command(flatten)]
+    pub target: Target,
+}
+
 /// `drctl status`.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
@@ -287,9 +430,9 @@ pub struct RejectArgs {
   drctl status failover-2026-11-23
   drctl status failover-2026-11-23 --local --json")]
 pub struct StatusArgs {
-    /// The run; all runs of this machine if none is given
+    /// The run; all runs of this machine and of Step Functions if none is given
     pub run: Option<String>,
-    /// Look at this machine only, not at the fence in the evidence bucket
+    /// Look at this machine only, not at Step Functions and the evidence bucket
     #[arg(long)]
     pub local: bool,
     /// The plan.

@@ -121,7 +121,7 @@ impl Definition {
 }
 
 /// `PlanFailoverFunctionArn` names the function `plan-failover`.
-fn function_name(substitution: &str) -> String {
+pub fn function_name(substitution: &str) -> String {
     let stem = substitution.strip_suffix("FunctionArn").unwrap_or(substitution);
     let mut name = String::new();
     for letter in stem.chars() {

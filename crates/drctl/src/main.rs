@@ -10,20 +10,29 @@ use clap::{CommandFactory, Parser};
 
 mod approval;
 mod cli;
+mod control;
+mod copy;
+mod deeds;
 mod drill;
+mod intervene;
 mod machine;
 mod machines;
 mod mermaid;
+mod on_aws;
 mod paint;
 mod plan;
 mod problem;
 mod progress;
+mod recorder;
 mod replay;
 mod report;
+mod requests;
 mod run;
 mod run_folder;
 mod runs;
 mod status;
+mod steps;
+mod take_up;
 mod views;
 mod watch;
 
@@ -58,7 +67,13 @@ fn act(command: Command) -> Result<ExitCode, Problem> {
             AslCommand::Replay { folders, json } => replay::replay(&folders, json),
         },
         Command::Run(args) => return waiting(run::run(args)),
-        Command::Resume(args) => return waiting(run::resume(args)),
+        Command::Resume(args) => return waiting(take_up::resume(args)),
+        Command::Pause(args) => return waiting(intervene::pause(args)),
+        Command::Continue(args) => return waiting(intervene::go_on(args)),
+        Command::Abort(args) => return waiting(intervene::abort(args)),
+        Command::Retry(args) => return waiting(intervene::retry(args)),
+        Command::Skip(args) => return waiting(intervene::skip(args)),
+        Command::Redrive(args) => return waiting(intervene::redrive(args)),
         Command::Watch(args) => waiting(watch::watch(args)),
         Command::Drill(args) => waiting(drill::drill(args)),
         Command::Approve(args) => waiting(approval::approve(args)),

@@ -1,41 +1,57 @@
-//! `drctl run`: a machine of the suite on this computer, with the suite's functions linked in.
+//! `drctl run` and everything that goes on with a run: a machine of the suite on this computer, with the suite's functions
+//! linked in.
 
 use std::{
-    collections::BTreeMap,
     path::{Path, PathBuf},
     process::ExitCode,
     sync::{
         Arc,
-        atomic::{AtomicI64, Ordering},
+        atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
 use asl::{
-    EventType, Execution, ExecutionStatus, FileJournal, Handle, HistoryEvent, JournalError, Machine, Observer,
-    ObserverError, Settings, SystemClock,
+    Execution, ExecutionStatus, FileJournal, Input, Journal, JournalError, Machine, Record, Settings, SystemClock,
+    TaskCall, TaskHandler, TaskOutcome,
 };
 use async_trait::async_trait;
 use jiff::Timestamp;
 use recovery::{
-    fault::Fault,
     fence::FenceState,
+    intervention::{Deed, Intervention},
     plan::Plan,
-    report::{RecoveryReport, StateSpan, to_html, to_markdown},
-    run::{Run, RunFailure, RunOutcome},
+    report::{RecoveryReport, to_html, to_markdown},
+    run::{Run, RunOutcome},
+    store::ObjectStore,
 };
+use recovery_aws::step_functions::Which;
 use recovery_suite::{Linked, Suite};
 use serde_json::Value;
+use tokio::sync::Notify;
 
 use crate::{
-    machines,
+    control::{self, Control},
+    copy::{self, Copying, Head, Writer, lock},
+    deeds, machines, on_aws,
     problem::{Problem, exit},
     progress::Progress,
-    run_folder::{ApprovalRequest, Hold, RunCard, RunFolder, RunStatus, default_runs},
+    recorder::{Live, Recorder},
+    requests::{self, Reply},
+    run_folder::{Hold, RunCard, RunFolder, RunStatus, default_runs},
+    take_up::gone_from,
 };
 
-/// How often a run looks whether somebody has answered it. A person does not notice; a laptop does not either.
-const ANSWER_POLL: Duration = Duration::from_millis(200);
+/// Longest wait at the start for the bucket and for Step Functions: a run does not need them to begin.
+const COURTESY: Duration = Duration::from_secs(3);
+/// Longest wait for the lease once the bucket answers: somebody else's silence is listened to.
+const CLAIM: Duration = Duration::from_secs(20);
+/// Longest wait at the end for the copy.
+const LAST_COPY: Duration = Duration::from_secs(5);
+/// Longest wait of a process that was asleep for the bucket's word on whose run it is.
+const AFTER_SLEEP: Duration = Duration::from_secs(2);
+/// Longest wait for steps under way when another machine has taken the run over.
+const LET_FINISH: Duration = Duration::from_secs(60);
 
 /// What to run.
 #[derive(Clone, Debug, clap::Args)]
@@ -59,24 +75,8 @@ pub struct RunArgs {
     pub json: bool,
 }
 
-/// What to take up again.
-#[derive(Clone, Debug, clap::Args)]
-pub struct ResumeArgs {
-    /// Name of the run
-    pub run: String,
-    /// The platform [default: the plan that the run was started with]
-    #[arg(long, value_name = "FILE")]
-    pub plan: Option<PathBuf>,
-    /// Where runs are kept [default: ~/.local/state/drctl/runs]
-    #[arg(long, value_name = "DIR")]
-    pub runs_dir: Option<PathBuf>,
-    /// Print the report of the run as JSON instead of progress
-    #[arg(long)]
-    pub json: bool,
-}
-
 /// Name of the journal in a run's folder: every input of the engine, safe on disk before anything follows from it.
-const JOURNAL: &str = "journal";
+pub const JOURNAL: &str = "journal";
 
 /// Runs a machine to its end.
 ///
@@ -91,10 +91,10 @@ pub async fn run(args: RunArgs) -> Result<ExitCode, Problem> {
     // An event that starts nothing is the caller's mistake, and is told before anything is begun.
     recovery::incident::Incident::from_event(&event, &settings.plan)
         .map_err(|error| Problem::input(format!("{}: {}", args.event.display(), recovery::fault::chain(&error))))?;
+    let aside = refuse_beside_step_functions(&settings.plan, &args.machine).await?;
     let means = Means::gather(settings, &definition).await?;
 
     let hold = folder.hold()?;
-    folder.put_aside(JOURNAL).map_err(|error| unwritable(&folder, &error))?;
     let card = RunCard {
         run: name.clone(),
         machine: args.machine.clone(),
@@ -105,96 +105,268 @@ pub async fn run(args: RunArgs) -> Result<ExitCode, Problem> {
         ended_at: None,
         pid: std::process::id(),
         state: None,
+        paused: None,
     };
+    let seed = seed(&name);
+    let writer = Writer::this(seed);
+    let gone = gone_from(&folder, &writer);
+    let evidence = means.suite.evidence();
+    let claimed = claim_for_a_start(evidence.as_ref(), &head(&card, &writer), gone.as_deref()).await?;
+    // What an earlier attempt was asked and answered is not for this one.
+    folder.forget_answer();
+    folder
+        .put_aside(JOURNAL)
+        .and_then(|()| folder.put_aside(requests::FOLDER))
+        .map_err(|error| unwritable(&folder, &error))?;
     let mut settings = Settings::new(means.plan.regions.tertiary.code(), "000000000000", &args.machine, &name);
-    settings.seed = seed(&name);
+    settings.seed = seed;
     let journal = FileJournal::create(&folder.path().join(JOURNAL)).await.map_err(|error| of_journal(&error))?;
-    let execution = Execution::start(Arc::clone(&means.machine), event.clone(), settings).with_journal(journal);
-    drive(means, folder, hold, card, execution, event, args.json).await
+    let execution = Execution::start(Arc::clone(&means.machine), event.clone(), settings);
+    let lease = Lease { writer, gone, claimed: claimed.then_some((0, 0)) };
+    let deeds = deeds::of(&folder);
+    let begun = Begun { folder, hold, card, deeds, event, lease, aside };
+    drive(means, begun, Started::Anew(Box::new(execution), journal), args.json).await
 }
 
-/// Takes up a run whose runner was killed, from its journal: what was answered is not asked again.
-///
-/// # Errors
-/// There is no such run, it has ended, or its journal does not fit this machine.
-pub async fn resume(args: ResumeArgs) -> Result<ExitCode, Problem> {
-    let runs = args.runs_dir.clone().unwrap_or_else(default_runs);
-    let folder = crate::runs::find(&runs, &args.run)?.ok_or_else(|| crate::runs::unknown(&runs, &args.run, ""))?;
-    let card = folder.card()?;
-    if card.status != RunStatus::Running {
-        return Err(Problem::input(format!(
-            "run `{0}` has ended; there is nothing to take up, but `drctl run {1} --name {0} --event …` goes on from the world as it is",
-            args.run, card.machine
-        )));
+/// Step Functions runs its own execution of the same machine: two engines at one platform. When it cannot be asked, the
+/// run goes on, for that is what it is there for.
+async fn refuse_beside_step_functions(plan: &Plan, machine: &str) -> Result<Option<String>, Problem> {
+    let name = [machine.to_owned()];
+    match on_aws::executions(plan, &name, Which::Running, COURTESY).await {
+        Ok(running) => match running.first() {
+            None => Ok(None),
+            Some((_, execution)) => Err(Problem::input(format!(
+                "Step Functions runs `{0}` of {machine} since {1}; look at `drctl status {0}`, and end it with `drctl abort {0}` before another engine begins",
+                execution.name,
+                recovery::notice::utc(execution.started_at)
+            ))),
+        },
+        Err(why) => Ok(Some(format!("Step Functions could not be asked whether it runs the same machine ({why})"))),
     }
-    let settings = crate::plan::settings(args.plan.as_ref().unwrap_or(&card.plan))?;
-    let means = Means::gather(settings, &machines::find(&card.machine)?).await?;
-    let hold = folder.hold()?;
-    let event = folder.record().map(|record| record.event).unwrap_or_default();
-    let (journal, records) =
-        FileJournal::open(&folder.path().join(JOURNAL)).await.map_err(|error| of_journal(&error))?;
-    // The observer begins anew, so it is shown everything that has happened.
-    let execution = Execution::resume(Arc::clone(&means.machine), &records, journal, 0).map_err(|error| {
-        Problem::input(format!("run `{}`: {}; {}", args.run, recovery::fault::chain(&error), error.remedy()))
-    })?;
-    let card = RunCard { pid: std::process::id(), ..card };
-    drive(means, folder, hold, card, execution, event, args.json).await
 }
 
-fn of_journal(error: &JournalError) -> Problem {
+/// Takes the lease before a run begins, if the bucket answers; it is taken later if it does not.
+async fn claim_for_a_start(store: &dyn ObjectStore, ours: &Head, gone: Option<&str>) -> Result<bool, Problem> {
+    let key = copy::head_key(&ours.run);
+    let answers = tokio::time::timeout(COURTESY, recovery::store::get_json::<Head>(store, &key)).await;
+    if !matches!(answers, Ok(Ok(_))) {
+        return Ok(false);
+    }
+    match tokio::time::timeout(CLAIM, copy::claim(store, ours, gone)).await {
+        Ok(Ok(copy::Claim::Taken(_))) => Ok(true),
+        Ok(Ok(copy::Claim::Held(head))) => Err(copy::held_elsewhere(&head)),
+        _ => Ok(false),
+    }
+}
+
+/// What the head of a run says before its first beat.
+pub fn head(card: &RunCard, writer: &Writer) -> Head {
+    Head {
+        run: card.run.clone(),
+        attempt: card.started_at,
+        writer: writer.clone(),
+        beat: 0,
+        segments: 0,
+        records: 0,
+        records_there: 0,
+        written_at: Timestamp::now(),
+        card: card.clone(),
+        question: None,
+    }
+}
+
+/// Name of the file that says which process last wrote the copy from this folder.
+pub const WRITER: &str = "writer.json";
+
+/// The right to write the copy.
+pub struct Lease {
+    /// This process.
+    pub writer: Writer,
+    /// The process of this folder that wrote before and is gone.
+    pub gone: Option<String>,
+    /// Taken already: what the copy has, in objects and bytes.
+    pub claimed: Option<(u64, u64)>,
+}
+
+/// A run that is held by this process.
+pub struct Begun {
+    /// Its folder.
+    pub folder: RunFolder,
+    /// The right to write into it.
+    pub hold: Hold,
+    /// What it is.
+    pub card: RunCard,
+    /// What people have done to it before.
+    pub deeds: Vec<Intervention>,
+    /// What started it.
+    pub event: Value,
+    /// The copy.
+    pub lease: Lease,
+    /// Something to say before the first step.
+    pub aside: Option<String>,
+}
+
+/// What there is of a run.
+pub enum Started {
+    /// Nothing yet.
+    Anew(Box<Execution>, FileJournal),
+    /// Its journal; a first input, with who asked for it.
+    Before {
+        /// The records of the journal.
+        records: Vec<Record>,
+        /// Where they go on.
+        journal: FileJournal,
+        /// What is done before anything else.
+        first: Option<(Input, Option<Intervention>)>,
+    },
+}
+
+/// A journal whose copy follows it.
+struct CopiedJournal {
+    file: FileJournal,
+    nudge: Arc<Notify>,
+}
+
+#[async_trait]
+impl Journal for CopiedJournal {
+    async fn append(&mut self, records: &[Record]) -> Result<(), JournalError> {
+        self.file.append(records).await?;
+        self.nudge.notify_one();
+        Ok(())
+    }
+}
+
+/// The suite, as long as this machine holds the run: what another machine has taken over begins no further step here.
+struct Gate<'a> {
+    linked: Linked,
+    copying: &'a Copying,
+    inside: &'a AtomicUsize,
+}
+
+#[async_trait]
+impl TaskHandler for Gate<'_> {
+    async fn invoke(&self, call: TaskCall) -> TaskOutcome {
+        self.copying.is_ours_after_sleep(AFTER_SLEEP).await;
+        if self.copying.standing().taken_over_by.is_some() {
+            std::future::pending::<()>().await;
+        }
+        self.inside.fetch_add(1, Ordering::SeqCst);
+        let _leaving = Leaving(self.inside);
+        self.linked.invoke(call).await
+    }
+}
+
+/// Counts a call out also when it is dropped.
+struct Leaving<'a>(&'a AtomicUsize);
+
+impl Drop for Leaving<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// What to say of a journal that cannot be used.
+pub fn of_journal(error: &JournalError) -> Problem {
     Problem::input(format!("{}; {}", recovery::fault::chain(error), error.remedy()))
 }
 
 /// What a run needs beside its event.
-struct Means {
-    plan: Arc<Plan>,
-    suite: Arc<Suite>,
-    machine: Arc<Machine>,
+pub struct Means {
+    /// The platform.
+    pub plan: Arc<Plan>,
+    /// The functions.
+    pub suite: Arc<Suite>,
+    /// The machine, filled in.
+    pub machine: Arc<Machine>,
+    /// Its definition as it was written.
+    pub definition: String,
 }
 
 impl Means {
-    async fn gather(settings: recovery_lambda::Settings, definition: &machines::Definition) -> Result<Means, Problem> {
+    /// Reads what the plan names and fills the machine in.
+    ///
+    /// # Errors
+    /// Something cannot be used.
+    pub async fn gather(
+        settings: recovery_lambda::Settings,
+        definition: &machines::Definition,
+    ) -> Result<Means, Problem> {
         let plan = Arc::clone(&settings.plan);
         let suite = Suite::open(settings).await.map_err(|failure| Problem::input(failure.message))?;
         let not_a_machine = |problems: Vec<asl::Problem>| not_a_machine(&definition.name, &problems);
         let filled = asl::substitution::fill(&definition.text, &suite.substitutions()).map_err(not_a_machine)?;
         let machine = Machine::parse(&filled).map_err(not_a_machine)?;
-        Ok(Means { plan, suite, machine: Arc::new(machine) })
+        Ok(Means { plan, suite, machine: Arc::new(machine), definition: definition.text.clone() })
     }
 }
 
-/// Drives an execution to its end, shows it and keeps it.
-async fn drive(
-    means: Means,
-    folder: RunFolder,
-    hold: Hold,
-    card: RunCard,
-    execution: Execution,
-    event: Value,
-    json: bool,
-) -> Result<ExitCode, Problem> {
-    let Means { plan, suite, machine } = means;
-    folder.write_json("run.json", &card).map_err(|error| unwritable(&folder, &error))?;
+/// Drives a run to its end, shows it and keeps it.
+pub async fn drive(means: Means, begun: Begun, started: Started, json: bool) -> Result<ExitCode, Problem> {
+    let Means { plan, suite, machine, definition } = means;
+    let Begun { folder, hold, card, deeds, event, lease, aside } = begun;
+    let evidence = suite.evidence();
+    let live = Live::new(&folder, card, deeds);
+    live.save().and_then(|()| folder.write_json(WRITER, &lease.writer)).map_err(|error| unwritable(&folder, &error))?;
     recovery_lambda::log_to(folder.open_log().map_err(|error| unwritable(&folder, &error))?);
+    if let Some(aside) = aside.filter(|_| !json) {
+        eprintln!("{aside}");
+    }
     suite.warm().await;
-    let in_flight = Arc::new(AtomicI64::new(0));
-    let mut recorder = Recorder {
+    let copying = Copying::start(copy::Work {
+        store: Arc::clone(&evidence),
         folder: folder.clone(),
-        hold,
-        card,
-        progress: Progress::of(&machine, json),
-        spans: Spans::new(&machine),
-        record: None,
-        in_flight: Arc::clone(&in_flight),
+        journal: JOURNAL,
+        card: Arc::clone(&live.card),
+        writer: lease.writer,
+        gone: lease.gone,
+        claimed: lease.claimed,
+    });
+    let execution = match started {
+        Started::Anew(execution, file) => execution.with_journal(CopiedJournal { file, nudge: copying.nudge() }),
+        Started::Before { records, journal, first } => {
+            let journal = CopiedJournal { file: journal, nudge: copying.nudge() };
+            taken_up(&lock(&live.card).run.clone(), &machine, &records, journal, first)?
+        }
     };
-    let control = tokio::spawn(control(execution.handle(), folder.clone(), in_flight, json));
-    let handler = Linked(suite);
-    let ended = execution.run(&handler, &SystemClock, &mut recorder).await;
-    control.abort();
-    recorder.progress.end();
+    let mut recorder = Recorder::new(
+        &folder,
+        hold,
+        Arc::clone(&live),
+        &machine,
+        plan.failover.approvals,
+        Progress::of(&machine, json),
+    );
+    let control = Control {
+        handle: execution.handle(),
+        folder: folder.clone(),
+        live: Arc::clone(&live),
+        definition,
+        evidence: Arc::clone(&evidence),
+        copy: copying.watch(),
+        silent: json,
+    };
+    let listening = tokio::spawn(control.listen());
+    let inside = AtomicUsize::new(0);
+    let gate = Gate { linked: Linked(suite), copying: &copying, inside: &inside };
+    let ended = tokio::select! {
+        ended = execution.run(&gate, &SystemClock, &mut recorder) => Ok(ended),
+        writer = taken_over_and_idle(&copying, &inside) => Err(writer),
+    };
+    listening.abort();
+    recorder.end();
+    let ended = match ended {
+        Ok(ended) => {
+            ended.map_err(|error| Problem::failed(format!("{}; {}", recovery::fault::chain(&error), error.remedy())))?
+        }
+        Err(writer) => {
+            return Err(Problem::failed(format!(
+                "{} has taken run `{}` over; this runner has stopped before its next step, look at `drctl status`",
+                writer.in_words(),
+                lock(&live.card).run
+            )));
+        }
+    };
     folder.withdraw_approval_request();
-    let ended =
-        ended.map_err(|error| Problem::failed(format!("{}; {}", recovery::fault::chain(&error), error.remedy())))?;
 
     let status = match ended.status {
         ExecutionStatus::Succeeded => RunStatus::Succeeded,
@@ -202,17 +374,88 @@ async fn drive(
         ExecutionStatus::Aborted => RunStatus::Aborted,
         _ => RunStatus::Failed,
     };
-    let record = recorder.record(&recorder.card.run, &event, status);
-    recorder.card.status = status;
-    recorder.card.ended_at = Some(Timestamp::now());
-    let report = RecoveryReport::of(&plan, &record, &recorder.spans.done, Timestamp::now());
-    write_report(&folder, &recorder.card, &record, &report)?;
+    let asked = requests::asked(&folder);
+    let aborts = asked.iter().filter(|request| request.intervention.deed == Deed::Abort);
+    if status != RunStatus::Aborted {
+        for request in aborts.clone() {
+            live.forget(&request.intervention.id).map_err(|error| unwritable(&folder, &error))?;
+        }
+    }
+    let record = recorder.record_at_the_end(&event, status, ended.cause.as_deref());
+    {
+        let mut card = lock(&live.card);
+        (card.status, card.ended_at, card.paused) = (status, Some(Timestamp::now()), None);
+    }
+    let card = lock(&live.card).clone();
+    let report = RecoveryReport::of(&plan, &record, recorder.spans(), Timestamp::now());
+    write_report(&folder, &card, &record, &report)?;
+    for request in aborts {
+        let said = match status {
+            RunStatus::Aborted => state_of_the_world(&plan, &record),
+            _ => "it had come to its end by itself; look at its report".to_owned(),
+        };
+        requests::reply(&folder, &request.intervention.id, &Reply { done: status == RunStatus::Aborted, said });
+    }
+    let copy = copying.finish(LAST_COPY).await;
     if json {
         println!("{}", serde_json::to_string_pretty(&report).unwrap_or_default());
     } else {
         tell_the_end(&plan, &record, status, &report, &folder);
+        if copy.copied < copy.records {
+            println!(
+                "the copy in s3://{} lacks {} of {} records ({}); this folder has them all",
+                copy.bucket,
+                copy.records - copy.copied,
+                copy.records,
+                copy.trouble.as_deref().unwrap_or("the bucket is slow")
+            );
+        }
     }
     Ok(ExitCode::from(exit_code(&record, status)))
+}
+
+/// Replays a journal, and begins with what somebody asks for.
+fn taken_up(
+    run: &str,
+    machine: &Arc<Machine>,
+    records: &[Record],
+    journal: impl Journal + 'static,
+    first: Option<(Input, Option<Intervention>)>,
+) -> Result<Execution, Problem> {
+    // The observer begins anew, so it is shown everything that has happened.
+    let execution = Execution::resume(Arc::clone(machine), records, journal, 0)
+        .map_err(|error| Problem::input(format!("run `{run}`: {error}; {}", error.remedy())))?;
+    match first {
+        None => Ok(execution),
+        Some((input, by)) => execution
+            .beginning_with(input, by.as_ref().map(control::note))
+            .map_err(|refusal| Problem::input(format!("run `{run}`: {refusal}; see `drctl status {run}`"))),
+    }
+}
+
+/// Whether a journal can be taken up by this program with this machine, before anything is claimed.
+///
+/// # Errors
+/// It cannot, with a line that says why.
+pub fn check_journal(
+    run: &str,
+    machine: &Arc<Machine>,
+    records: &[Record],
+    first: Option<&Input>,
+) -> Result<(), Problem> {
+    taken_up(run, machine, records, Vec::new(), first.map(|input| (input.clone(), None))).map(drop)
+}
+
+/// Another machine has the run; what was begun here is let finish, but not for ever.
+async fn taken_over_and_idle(copying: &Copying, inside: &AtomicUsize) -> Writer {
+    let writer = copying.taken_over().await;
+    let idle = async {
+        while inside.load(Ordering::SeqCst) > 0 {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let _ = tokio::time::timeout(LET_FINISH, idle).await;
+    writer
 }
 
 /// Keeps a report in the run's folder in all its forms.
@@ -231,7 +474,8 @@ pub fn write_report(folder: &RunFolder, card: &RunCard, record: &Run, report: &R
         .map_err(|error| unwritable(folder, &error))
 }
 
-fn unwritable(folder: &RunFolder, error: &std::io::Error) -> Problem {
+/// What to say when the run's folder cannot be written.
+pub fn unwritable(folder: &RunFolder, error: &std::io::Error) -> Problem {
     Problem::failed(format!(
         "`{}` cannot be written: {error}; name another folder with --runs-dir",
         folder.path().display()
@@ -265,212 +509,11 @@ fn name_from(machine: &str, event: &Value) -> String {
 }
 
 /// Jitter and tokens differ between attempts at the same run.
-fn seed(name: &str) -> u64 {
+pub fn seed(name: &str) -> u64 {
     use std::hash::{DefaultHasher, Hash, Hasher};
     let mut hasher = DefaultHasher::new();
     (name, Timestamp::now().as_nanosecond(), std::process::id()).hash(&mut hasher);
     hasher.finish()
-}
-
-/// Answers of people and interrupts, while the engine works.
-async fn control(handle: Handle, folder: RunFolder, in_flight: Arc<AtomicI64>, silent: bool) {
-    let mut interrupts = 0;
-    let mut poll = tokio::time::interval(ANSWER_POLL);
-    let say = |text: &str| {
-        if !silent {
-            eprintln!("{text}");
-        }
-    };
-    loop {
-        tokio::select! {
-            _ = tokio::signal::ctrl_c() => {
-                interrupts += 1;
-                if interrupts == 1 {
-                    say("\nstopping after the step that is under way; press Ctrl-C again to leave it");
-                    let _ = handle.pause().await;
-                } else {
-                    let _ = handle.stop(Some("Recovery.Interrupted".to_owned()), Some("interrupted twice".to_owned())).await;
-                }
-            }
-            _ = poll.tick() => {
-                if interrupts > 0 && in_flight.load(Ordering::SeqCst) <= 0 {
-                    let cause = "interrupted between two steps".to_owned();
-                    let _ = handle.stop(Some("Recovery.Interrupted".to_owned()), Some(cause)).await;
-                }
-                answer(&handle, &folder).await;
-            }
-        }
-    }
-}
-
-async fn answer(handle: &Handle, folder: &RunFolder) {
-    let Some(answer) = folder.approval_answer() else { return };
-    let token = answer.task_token;
-    // A token that is not known any more was answered or has run out; either way the answer is used up.
-    let _ = if answer.approve {
-        handle.send_task_success(&token, serde_json::to_value(&answer.given).unwrap_or_default()).await
-    } else {
-        let why = format!(
-            "rejected by {}: {}; ask them, then request the failover again",
-            answer.given.by, answer.given.because
-        );
-        let cause = serde_json::json!({ "errorType": Fault::Refused.error_type(), "errorMessage": why }).to_string();
-        handle.send_task_failure(&token, Some(Fault::Refused.error_type().to_owned()), Some(cause)).await
-    };
-    let _ = std::fs::remove_file(folder.path().join("approval.json"));
-    folder.withdraw_approval_request();
-}
-
-/// Keeps what happens before anything follows from it.
-struct Recorder {
-    folder: RunFolder,
-    hold: Hold,
-    card: RunCard,
-    progress: Progress,
-    spans: Spans,
-    record: Option<Value>,
-    in_flight: Arc<AtomicI64>,
-}
-
-#[async_trait]
-impl Observer for Recorder {
-    async fn record(&mut self, events: &[HistoryEvent]) -> Result<(), ObserverError> {
-        for event in events {
-            self.hold.append(event)?;
-            self.progress.show(event);
-            self.spans.note(event);
-            match event.event_type {
-                EventType::TaskScheduled | EventType::LambdaFunctionScheduled => {
-                    self.in_flight.fetch_add(1, Ordering::SeqCst);
-                }
-                EventType::TaskSubmitted => self.ask_a_person(event)?,
-                EventType::TaskSucceeded
-                | EventType::TaskFailed
-                | EventType::TaskTimedOut
-                | EventType::LambdaFunctionSucceeded
-                | EventType::LambdaFunctionFailed
-                | EventType::LambdaFunctionTimedOut => {
-                    self.in_flight.fetch_sub(1, Ordering::SeqCst);
-                }
-                _ => {}
-            }
-            if let Some(run) = assigned_run(event) {
-                self.folder.show_json("record.json", &run)?;
-                self.record = Some(run);
-            }
-            if event.event_type.as_str().ends_with("StateEntered") {
-                self.card.state = event.state.as_deref().map(str::to_owned);
-            }
-        }
-        self.folder.show_json("run.json", &self.card)?;
-        Ok(())
-    }
-}
-
-impl Recorder {
-    /// A task was handed out with a token and now waits: that is a person's turn.
-    fn ask_a_person(&mut self, event: &HistoryEvent) -> std::io::Result<()> {
-        self.in_flight.fetch_sub(1, Ordering::SeqCst);
-        let Some(state) = event.state.as_deref() else { return Ok(()) };
-        let Some(token) = self.spans.tokens.get(state) else { return Ok(()) };
-        let request = ApprovalRequest { task_token: token.clone(), state: state.to_owned(), asked_at: event.timestamp };
-        self.folder.write_json("approval-request.json", &request)?;
-        self.progress.say(&format!(
-            "            waiting for a person: drctl approve {run} --by NAME --because WHY   (or: drctl reject {run} …)",
-            run = self.card.run
-        ));
-        Ok(())
-    }
-
-    /// The record at the end. A run that did not reach its report has its failure written here.
-    fn record(&self, name: &str, event: &Value, status: RunStatus) -> Run {
-        let kept = self.record.clone().and_then(|value| serde_json::from_value::<Run>(value).ok());
-        let mut record = kept.unwrap_or_else(|| Run::opened(name, self.card.started_at, event.clone()));
-        if record.failure.is_none() && matches!(status, RunStatus::TimedOut | RunStatus::Aborted) {
-            let (error, cause) = match status {
-                RunStatus::TimedOut => ("States.Timeout", "the machine's own deadline passed"),
-                _ => ("Recovery.Interrupted", "a person interrupted the run"),
-            };
-            let state = self.card.state.clone().unwrap_or_default();
-            record.failure = Some(RunFailure { state, error: error.to_owned(), cause: cause.to_owned() });
-        }
-        record
-    }
-}
-
-/// The variable `$run` as a state has just assigned it.
-fn assigned_run(event: &HistoryEvent) -> Option<Value> {
-    let variables = event.detail("assignedVariables")?.to_value();
-    let run = variables.get("run")?;
-    match run {
-        Value::String(text) => serde_json::from_str(text).ok(),
-        other => Some(other.clone()),
-    }
-}
-
-/// Begin, end and attempts of each state, from the events.
-struct Spans {
-    comments: BTreeMap<String, String>,
-    open: BTreeMap<String, StateSpan>,
-    tokens: BTreeMap<String, String>,
-    done: Vec<StateSpan>,
-}
-
-impl Spans {
-    fn new(machine: &Machine) -> Spans {
-        let graph = machine.graph();
-        let comments = graph
-            .all_states()
-            .iter()
-            .map(|state| (state.name.clone(), state.comment.clone().unwrap_or_default()))
-            .collect();
-        Spans { comments, open: BTreeMap::new(), tokens: BTreeMap::new(), done: Vec::new() }
-    }
-
-    fn note(&mut self, event: &HistoryEvent) {
-        let Some(state) = event.state.as_deref() else { return };
-        let kind = event.event_type.as_str();
-        if kind.ends_with("StateEntered") {
-            let comment = self.comments.get(state).cloned().unwrap_or_default();
-            self.open.insert(
-                state.to_owned(),
-                StateSpan {
-                    state: state.to_owned(),
-                    comment,
-                    began_at: event.timestamp,
-                    ended_at: None,
-                    attempts: 0,
-                    trouble: None,
-                    failed: false,
-                },
-            );
-        } else if kind.ends_with("StateExited") {
-            if let Some(mut span) = self.open.remove(state) {
-                span.ended_at = Some(event.timestamp);
-                self.done.push(span);
-            }
-        } else if let Some(span) = self.open.get_mut(state) {
-            match event.event_type {
-                EventType::TaskScheduled => {
-                    span.attempts += 1;
-                    let token = event
-                        .document("parameters")
-                        .and_then(|payload| payload.value().pointer("/Payload/task_token").cloned());
-                    if let Some(Value::String(token)) = token {
-                        self.tokens.insert(state.to_owned(), token);
-                    }
-                }
-                EventType::TaskFailed | EventType::TaskTimedOut => {
-                    span.failed = true;
-                    let error = event.text("error").unwrap_or("States.Timeout").to_owned();
-                    let cause = event.text("cause").unwrap_or_default().to_owned();
-                    span.trouble = Some(RunFailure { state: state.to_owned(), error, cause }.message());
-                }
-                EventType::TaskSucceeded => span.failed = false,
-                _ => {}
-            }
-        }
-    }
 }
 
 fn exit_code(record: &Run, status: RunStatus) -> u8 {
@@ -486,7 +529,7 @@ fn exit_code(record: &Run, status: RunStatus) -> u8 {
 fn tell_the_end(plan: &Plan, record: &Run, status: RunStatus, report: &RecoveryReport, folder: &RunFolder) {
     println!();
     if status == RunStatus::Aborted {
-        println!("interrupted. {}", state_of_the_world(plan, record));
+        println!("ended by a person. {}", state_of_the_world(plan, record));
     }
     println!("{}", report.sentence);
     if let Some(failure) = &record.failure {
@@ -495,19 +538,20 @@ fn tell_the_end(plan: &Plan, record: &Run, status: RunStatus, report: &RecoveryR
     println!("report: {}", folder.path().join("report.html").display());
 }
 
-/// Where an interrupted run leaves the platform, and how to go on.
-fn state_of_the_world(plan: &Plan, record: &Run) -> String {
-    let again = format!("start it again with --name {} to go on from here", record.id);
+/// Where a run that a person ended leaves the platform, and how to go on.
+pub fn state_of_the_world(plan: &Plan, record: &Run) -> String {
+    let again = format!("`drctl redrive {}` goes on from here", record.id);
     let fence = record.fence.as_ref().map(|fence| fence.epoch);
+    let standby = &plan.postgresql.standby.instance;
     match (&record.promotion, fence, &record.plan) {
         (Some(promotion), _, _) => format!("`{}` is the primary and must stay it; {again}.", promotion.server),
         (None, Some(epoch), _) => format!(
-            "`{}` is fenced under epoch {epoch} and takes no writes, `{}` may have been asked to take over; {again}.",
-            plan.postgresql.primary.instance, plan.postgresql.standby.instance
+            "`{}` is fenced under epoch {epoch} and takes no writes, `{standby}` may have been asked to take over; {again}.",
+            plan.postgresql.primary.instance
         ),
         (None, None, Some(_)) => {
             format!(
-                "the database may be fenced (see the fence object, state {:?} or none) and was not promoted; {again}.",
+                "the database may be fenced (see the fence object, state {:?} or none) and `{standby}` was not asked to take over; {again}.",
                 FenceState::Held
             )
         }

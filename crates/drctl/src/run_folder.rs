@@ -7,14 +7,22 @@ use std::{
     fs::{File, OpenOptions, TryLockError},
     io::Write,
     path::{Path, PathBuf},
-    sync::{Arc, OnceLock},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use jiff::Timestamp;
-use recovery::run::{ApprovalGiven, Run};
+use recovery::{
+    intervention::Intervention,
+    run::{ApprovalGiven, Run},
+};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{problem::Problem, views::Views};
+
+static HIDDEN: AtomicU64 = AtomicU64::new(0);
 
 /// Where runs are kept unless somebody says otherwise.
 pub fn default_runs() -> PathBuf {
@@ -45,6 +53,9 @@ pub struct RunCard {
     pub pid: u32,
     /// The state that it is in, or ended in.
     pub state: Option<String>,
+    /// Who has paused it and why, while it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub paused: Option<Intervention>,
 }
 
 /// How a run stands.
@@ -73,6 +84,23 @@ pub struct ApprovalRequest {
     pub state: String,
     /// Since when.
     pub asked_at: Timestamp,
+    /// How many people have to confirm.
+    #[serde(default = "one")]
+    pub needed: u8,
+}
+
+fn one() -> u8 {
+    1
+}
+
+/// Who has confirmed on this machine, in `confirmations.json`, while more people are asked.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Confirmations {
+    /// The token of the question.
+    pub task_token: String,
+    /// In the order in which they did.
+    pub confirmed: Vec<ApprovalGiven>,
 }
 
 /// A person's answer, in `approval.json`.
@@ -149,7 +177,6 @@ impl RunFolder {
         }
         self.put_aside("history.jsonl").map_err(failed)?;
         let history = self.path.join("history.jsonl");
-        let _ = std::fs::remove_file(self.path.join("approval.json"));
         let history = OpenOptions::new().create(true).append(true).open(history).map_err(failed)?;
         Ok(Hold { _lock: lock, history })
     }
@@ -201,6 +228,12 @@ impl RunFolder {
         self.read("approval-request.json")
     }
 
+    /// Who has confirmed this question on this machine.
+    pub fn confirmations(&self, task_token: &str) -> Vec<ApprovalGiven> {
+        let kept = self.read::<Confirmations>("confirmations.json").ok();
+        kept.filter(|kept| kept.task_token == task_token).map(|kept| kept.confirmed).unwrap_or_default()
+    }
+
     /// A person's answer, if there is one.
     pub fn approval_answer(&self) -> Option<ApprovalAnswer> {
         self.read("approval.json").ok()
@@ -209,6 +242,11 @@ impl RunFolder {
     /// Takes the question back once it is answered or has run out.
     pub fn withdraw_approval_request(&self) {
         let _ = std::fs::remove_file(self.path.join("approval-request.json"));
+    }
+
+    /// Takes an answer away that was used, or is for another question.
+    pub fn forget_answer(&self) {
+        let _ = std::fs::remove_file(self.path.join("approval.json"));
     }
 
     /// Reads a JSON file of the folder.
@@ -263,7 +301,9 @@ impl RunFolder {
 /// Puts content into a file by a rename, so that a reader never sees half of it.
 fn put(file: &Path, body: &[u8]) -> std::io::Result<()> {
     let name = file.file_name().unwrap_or_default().to_string_lossy();
-    let hidden = file.with_file_name(format!(".{name}.{}", std::process::id()));
+    // Two processes, or two tasks of one, never write the same hidden file.
+    let number = HIDDEN.fetch_add(1, Ordering::Relaxed);
+    let hidden = file.with_file_name(format!(".{name}.{}.{number}", std::process::id()));
     std::fs::write(&hidden, body)?;
     std::fs::rename(&hidden, file)
 }

@@ -25,6 +25,7 @@ fn drctl(runs: &TempDir, arguments: &[&str]) -> Output {
         .current_dir(repository())
         .env("XDG_STATE_HOME", runs.path())
         .env_remove("RECOVERY_PLAN")
+        .env_remove("RECOVERY_OPERATOR")
         // No test may find somebody's account.
         .env("AWS_EC2_METADATA_DISABLED", "true")
         .env("AWS_ACCESS_KEY_ID", "test")
@@ -107,6 +108,31 @@ fn wrong_input_is_one_line_with_exit_code_2_and_nothing_is_changed() {
             vec!["approve", "failover-7", "--by", "x", "--because", " "],
             vec!["--because is empty"],
         ),
+        (
+            "something done without a reason",
+            vec!["pause", "failover-7", "--by", "x", "--because", " "],
+            vec!["--because is empty"],
+        ),
+        (
+            "something done by nobody",
+            vec!["abort", "failover-7", "--by", " ", "--because", "false alarm"],
+            vec!["--by is empty"],
+        ),
+        (
+            "an output that is not there",
+            vec!["skip", "failover-7", "SwapDns", "--by", "x", "--because", "y", "--output", "nowhere.json"],
+            vec!["`nowhere.json` cannot be read"],
+        ),
+        (
+            "an unknown run to resume",
+            vec!["resume", "failover-7"],
+            vec!["there is no run `failover-7`", "head.json cannot be read"],
+        ),
+        (
+            "an unknown run to redrive, with AWS away",
+            vec!["redrive", "failover-7", "--by", "x", "--because", "y"],
+            vec!["there is no run `failover-7`", "Step Functions cannot be asked"],
+        ),
         ("nothing to replay", vec!["asl", "replay", "docs"], vec!["holds no recorded case"]),
     ];
     for (situation, arguments, expected) in situations {
@@ -180,7 +206,7 @@ fn machines_are_shown_with_the_reason_for_each_state() {
 #[test]
 fn every_command_has_an_example() {
     let runs = TempDir::new().unwrap();
-    let commands: [&[&str]; 16] = [
+    let commands: [&[&str]; 22] = [
         &["plan"],
         &["plan", "check"],
         &["machine", "list"],
@@ -190,6 +216,12 @@ fn every_command_has_an_example() {
         &["asl", "replay"],
         &["run"],
         &["resume"],
+        &["pause"],
+        &["continue"],
+        &["abort"],
+        &["retry"],
+        &["skip"],
+        &["redrive"],
         &["watch"],
         &["drill"],
         &["approve"],
@@ -213,7 +245,7 @@ fn shells_can_complete_every_command() {
     let runs = TempDir::new().unwrap();
     for shell in ["bash", "zsh", "fish"] {
         let script = out(&drctl(&runs, &["completion", shell]));
-        assert!(script.contains("mermaid") && script.contains("approve"), "{shell}");
+        assert!(script.contains("mermaid") && script.contains("approve") && script.contains("redrive"), "{shell}");
     }
 }
 
@@ -238,18 +270,31 @@ fn a_run_of_this_machine_is_found_answered_and_reported() {
     // Nobody holds the folder: the runner is gone.
     let status = out(&drctl(&runs, &["status", "failover-7", "--local"]));
     assert!(status.contains("failover-7  its runner ended in AwaitApproval"), "{status}");
-    assert!(status.contains("Next: drctl run regional-failover --event e.json"), "{status}");
+    assert!(status.contains("Next: drctl resume failover-7, or drctl abort failover-7"), "{status}");
     assert!(status.contains("drctl on this machine wrote this"), "{status}");
     let approve = ["approve", "failover-7", "--by", "sre", "--because", "it is gone", "--consent", "data-loss"];
     let output = drctl(&runs, &approve);
     assert_eq!(output.status.code(), Some(2));
     assert!(err(&output).contains("its runner is gone"), "{}", err(&output));
 
+    let who = ["--by", "sre", "--because", "wait"];
+    let pause = drctl(&runs, &[&["pause", "failover-7"][..], &who].concat());
+    assert_eq!(pause.status.code(), Some(2));
+    assert!(err(&pause).contains("`drctl resume failover-7` first"), "{}", err(&pause));
+
     // A runner holds it.
     let lock = std::fs::File::create(folder.join("lock")).unwrap();
     lock.lock().unwrap();
     let list = out(&drctl(&runs, &["status"]));
     assert!(list.contains("failover-7  waits for an approval  regional-failover"), "{list}");
+    assert!(list.contains("Step Functions cannot be asked: "), "{list}");
+    for (state, why) in [("PromoteReplica", "cannot be skipped"), ("DeployWorkload", "did you mean `DeployWorkloads`?")]
+    {
+        let refused = drctl(&runs, &[&["skip", "failover-7", state][..], &who].concat());
+        assert_eq!(refused.status.code(), Some(2));
+        assert!(err(&refused).contains(why), "{}", err(&refused));
+    }
+    assert!(!folder.join("requests").exists(), "nothing was asked");
     let output = drctl(&runs, &approve);
     assert_eq!(output.status.code(), Some(0), "{}", err(&output));
     let answer: Value = serde_json::from_slice(&std::fs::read(folder.join("approval.json")).unwrap()).unwrap();

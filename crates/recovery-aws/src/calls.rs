@@ -219,8 +219,29 @@ pub const CALLS: &[Call] = &[
     Call { function: "report", blocking: false, ..GET_OBJECT },
     Call { function: "report", blocking: false, ..PUT_OBJECT },
     Call { function: "drctl", blocking: false, ..GET_OBJECT },
+    Call { function: "drctl", blocking: false, ..PUT_OBJECT },
     Call { function: "drctl", blocking: false, ..DELETE_OBJECT },
     START_EXECUTION,
+    Call {
+        operation: "ListStateMachines",
+        documentation: documentation!("step-functions/latest/apireference/API_ListStateMachines.html"),
+        ..START_EXECUTION
+    },
+    Call {
+        operation: "ListExecutions",
+        documentation: documentation!("step-functions/latest/apireference/API_ListExecutions.html"),
+        ..START_EXECUTION
+    },
+    Call {
+        operation: "StopExecution",
+        documentation: documentation!("step-functions/latest/apireference/API_StopExecution.html"),
+        ..START_EXECUTION
+    },
+    Call {
+        operation: "RedriveExecution",
+        documentation: documentation!("step-functions/latest/apireference/API_RedriveExecution.html"),
+        ..START_EXECUTION
+    },
     Call {
         operation: "DescribeExecution",
         documentation: documentation!("step-functions/latest/apireference/API_DescribeExecution.html"),

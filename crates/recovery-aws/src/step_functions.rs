@@ -1,10 +1,18 @@
 //! Step Functions of the tertiary region: how the operator starts a run on AWS, watches it and answers it.
 
-use aws_sdk_sfn::{Client, types::ExecutionStatus};
+use std::collections::BTreeMap;
+
+use aws_sdk_sfn::{
+    Client,
+    types::{ExecutionRedriveStatus, ExecutionStatus},
+};
 use jiff::Timestamp;
 use serde_json::Value;
 
 use crate::trouble::{Kind, Trouble};
+
+/// Most pages of machines that are read: a region may have 10,000, and those of the suite are a dozen.
+const MACHINE_PAGES: usize = 10;
 
 /// The machines of a region.
 #[derive(Clone, Debug)]
@@ -12,11 +20,63 @@ pub struct StepFunctions {
     client: Client,
 }
 
+/// A machine as `ListStateMachines` shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MachineListed {
+    /// Its ARN.
+    pub arn: String,
+    /// Its name on AWS, which a template may have completed.
+    pub name: String,
+}
+
+impl MachineListed {
+    /// The ARN of an execution of this machine.
+    /// <https://docs.aws.amazon.com/step-functions/latest/apireference/API_DescribeExecution.html>
+    pub fn execution(&self, name: &str) -> String {
+        format!("{}:{name}", self.arn.replacen(":stateMachine:", ":execution:", 1))
+    }
+}
+
+/// An execution as `ListExecutions` shows it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ExecutionListed {
+    /// Its ARN.
+    pub arn: String,
+    /// Its name: the run's id.
+    pub name: String,
+    /// As in [`Execution::status`].
+    pub status: String,
+    /// When it began, by AWS's clock.
+    pub started_at: Timestamp,
+    /// When it ended.
+    pub stopped_at: Option<Timestamp>,
+}
+
+/// Which executions of a machine are listed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Which {
+    /// Those that run.
+    Running,
+    /// The newest ones, however they stand.
+    Newest,
+}
+
+/// How a redrive was answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Redriven {
+    /// It runs again since.
+    At(Timestamp),
+    /// AWS does not redrive it; in its words.
+    Refused(String),
+}
+
 /// An execution as `DescribeExecution` shows it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Execution {
     /// Its ARN.
     pub arn: String,
+    /// Its machine's ARN.
+    pub machine_arn: String,
     /// Its name: the run's id.
     pub name: String,
     /// `RUNNING`, `SUCCEEDED`, `FAILED`, `TIMED_OUT`, `ABORTED` or `PENDING_REDRIVE`.
@@ -31,6 +91,10 @@ pub struct Execution {
     pub error: Option<String>,
     /// The cause of a failed one.
     pub cause: Option<String>,
+    /// How often it was redriven.
+    pub redrives: u32,
+    /// Why it cannot be redriven now, in AWS's words; absent if it can.
+    pub not_redrivable: Option<String>,
 }
 
 /// One event of an execution's history.
@@ -46,6 +110,8 @@ pub struct HistoryEvent {
     pub kind: String,
     /// The state that was entered or left.
     pub state: Option<String>,
+    /// The variables that a state assigned when it was left, each as JSON text.
+    pub assigned: BTreeMap<String, String>,
     /// The error name of a failure or timeout.
     pub error: Option<String>,
     /// The cause of a failure or timeout.
@@ -92,8 +158,13 @@ impl StepFunctions {
     /// The service's; [`Kind::Missing`] if there is none of this ARN.
     pub async fn describe(&self, arn: &str) -> Result<Execution, Trouble> {
         let answer = self.client.describe_execution().execution_arn(arn).send().await.map_err(missing)?;
+        let redrivable = matches!(answer.redrive_status(), Some(ExecutionRedriveStatus::Redrivable));
+        let reason = answer.redrive_status_reason().unwrap_or("AWS does not say why").to_owned();
         Ok(Execution {
             arn: answer.execution_arn().to_owned(),
+            machine_arn: answer.state_machine_arn().to_owned(),
+            redrives: answer.redrive_count().and_then(|count| u32::try_from(count).ok()).unwrap_or_default(),
+            not_redrivable: (!redrivable).then_some(reason),
             name: answer.name().unwrap_or_default().to_owned(),
             status: ExecutionStatus::as_str(answer.status()).to_owned(),
             started_at: timestamp(Some(answer.start_date())).unwrap_or(Timestamp::UNIX_EPOCH),
@@ -117,6 +188,74 @@ impl StepFunctions {
         let answer = request.include_execution_data(true).send().await.map_err(missing)?;
         let events = answer.events().iter().map(history_event).collect();
         Ok((events, answer.next_token().map(str::to_owned)))
+    }
+
+    /// The machines of the region.
+    ///
+    /// # Errors
+    /// The service's.
+    pub async fn machines(&self) -> Result<Vec<MachineListed>, Trouble> {
+        let mut machines = Vec::new();
+        let mut page = None;
+        for _ in 0..MACHINE_PAGES {
+            let answer = self.client.list_state_machines().max_results(1000).set_next_token(page).send().await?;
+            machines.extend(answer.state_machines().iter().map(|machine| MachineListed {
+                arn: machine.state_machine_arn().to_owned(),
+                name: machine.name().to_owned(),
+            }));
+            page = answer.next_token().map(str::to_owned);
+            if page.is_none() {
+                break;
+            }
+        }
+        Ok(machines)
+    }
+
+    /// Executions of a machine, newest first, at most a page of them.
+    ///
+    /// # Errors
+    /// The service's; [`Kind::Missing`] if there is no such machine.
+    pub async fn executions(&self, machine_arn: &str, which: Which) -> Result<Vec<ExecutionListed>, Trouble> {
+        let running = (which == Which::Running).then_some(ExecutionStatus::Running);
+        let request = self.client.list_executions().state_machine_arn(machine_arn).set_status_filter(running);
+        let answer = request.max_results(20).send().await.map_err(missing)?;
+        let listed = |execution: &aws_sdk_sfn::types::ExecutionListItem| ExecutionListed {
+            arn: execution.execution_arn().to_owned(),
+            name: execution.name().to_owned(),
+            status: execution.status().as_str().to_owned(),
+            started_at: timestamp(Some(execution.start_date())).unwrap_or(Timestamp::UNIX_EPOCH),
+            stopped_at: timestamp(execution.stop_date()),
+        };
+        Ok(answer.executions().iter().map(listed).collect())
+    }
+
+    /// Ends an execution where it stands; what it has asked for goes on in the world.
+    ///
+    /// # Errors
+    /// The service's; [`Kind::Missing`] if there is none of this ARN.
+    pub async fn stop(&self, arn: &str, error: &str, cause: &str) -> Result<(), Trouble> {
+        let request = self.client.stop_execution().execution_arn(arn).error(error).cause(cause);
+        request.send().await.map(|_| ()).map_err(missing)
+    }
+
+    /// Takes an execution up again after an end without success, from the states that did not succeed. The token makes a
+    /// repeated request the same one for fifteen minutes.
+    /// <https://docs.aws.amazon.com/step-functions/latest/apireference/API_RedriveExecution.html>
+    ///
+    /// # Errors
+    /// The service's; [`Kind::Missing`] if there is none of this ARN.
+    pub async fn redrive(&self, arn: &str, token: &str) -> Result<Redriven, Trouble> {
+        match self.client.redrive_execution().execution_arn(arn).client_token(token).send().await {
+            Ok(answer) => Ok(Redriven::At(timestamp(Some(answer.redrive_date())).unwrap_or(Timestamp::UNIX_EPOCH))),
+            Err(error) => {
+                let trouble = missing(error);
+                if trouble.is("ExecutionNotRedrivable") {
+                    Ok(Redriven::Refused(trouble.to_string()))
+                } else {
+                    Err(trouble)
+                }
+            }
+        }
     }
 
     /// Answers a task that waits for a token.
@@ -158,7 +297,9 @@ fn history_event(event: &aws_sdk_sfn::types::HistoryEvent) -> HistoryEvent {
         .map(|details| details.name())
         .or_else(|| event.state_exited_event_details().map(|details| details.name()));
     let (error, cause) = failure(event);
+    let assigned = event.state_exited_event_details().and_then(|details| details.assigned_variables());
     HistoryEvent {
+        assigned: assigned.into_iter().flatten().map(|(name, text)| (name.clone(), text.clone())).collect(),
         id: event.id(),
         previous: event.previous_event_id(),
         at: timestamp(Some(event.timestamp())).unwrap_or(Timestamp::UNIX_EPOCH),

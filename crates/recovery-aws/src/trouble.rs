@@ -48,6 +48,11 @@ impl Trouble {
         self.code.as_deref() == Some(code)
     }
 
+    /// Whether the thing that was named is not there, or nobody waits for it any more.
+    pub fn is_missing(&self) -> bool {
+        self.kind == Kind::Missing
+    }
+
     /// The error as the domain's errors carry it.
     pub(crate) fn boxed(self) -> Box<dyn StdError + Send + Sync> {
         Box::new(self)

@@ -12,7 +12,10 @@ use std::{
 use asl::{TaskCall, TaskHandler, TaskOutcome};
 use async_trait::async_trait;
 use jiff::Timestamp;
-use recovery::fault::{Failure, Fault, chain};
+use recovery::{
+    fault::{Failure, Fault, chain},
+    store::ObjectStore,
+};
 use recovery_aws::Aws;
 use recovery_http::HttpProber;
 use recovery_kubernetes::Cluster;
@@ -75,6 +78,11 @@ impl Suite {
     /// Connects ahead of the first request, as a Lambda does in its init.
     pub async fn warm(&self) {
         tokio::join!(self.aws.warm(), self.databases.primary.warm(), self.databases.standby.warm());
+    }
+
+    /// The evidence bucket, as the functions use it.
+    pub fn evidence(&self) -> Arc<dyn ObjectStore> {
+        self.aws.evidence()
     }
 
     /// What fills the `${…FunctionArn}` of a machine.

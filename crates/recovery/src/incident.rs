@@ -64,6 +64,16 @@ pub enum Risk {
     DataLoss,
 }
 
+impl Risk {
+    /// As events and the command line name it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Risk::StillWritable => "still-writable",
+            Risk::DataLoss => "data-loss",
+        }
+    }
+}
+
 impl Incident {
     /// The consent to a risk, if there is one.
     pub fn consent(&self, to: Risk) -> Option<&Consent> {

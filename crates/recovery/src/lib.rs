@@ -2,6 +2,7 @@
 //!
 //! There is no network and no clock here. Adapters implement the traits; functions put them together.
 
+pub mod approval;
 pub mod cluster;
 pub mod contradictions;
 pub mod database;
@@ -10,6 +11,7 @@ pub mod fault;
 pub mod fence;
 pub mod holdings;
 pub mod incident;
+pub mod intervention;
 pub mod lsn;
 pub mod names;
 pub mod notice;

@@ -119,6 +119,9 @@ pub enum Approval {
 pub struct Policy {
     /// Whether a person confirms before the point of no return.
     pub approval: Approval,
+    /// How many different people confirm it; more than one is refused with `approval = "automatic"`.
+    #[serde(default = "one_person")]
+    pub approvals: u8,
     /// Most data, in time, that an ungraceful promotion may lose without recorded consent.
     pub acceptable_loss: Span,
     /// Most data, in bytes of write-ahead log, that an ungraceful promotion may lose without recorded consent.
@@ -127,6 +130,10 @@ pub struct Policy {
     pub look_timeout: Span,
     /// Whether the health-check flip alone moves the names, or records and CDN are edited afterwards too.
     pub edit_records: bool,
+}
+
+fn one_person() -> u8 {
+    1
 }
 
 /// A service that customers see, and how soon it must be back.
@@ -556,6 +563,20 @@ impl Plan {
                 format!("the tertiary region `{tertiary}` is lost together with one of the others; name a third one"),
             );
         }
+        if !(1..=5).contains(&self.failover.approvals) {
+            let asked = self.failover.approvals;
+            return problem(
+                &[&"failover", &"approvals"],
+                format!("{asked} people cannot be asked in a night; ask for 1 to 5"),
+            );
+        }
+        if self.failover.approvals > 1 && self.failover.approval == Approval::Automatic {
+            return problem(
+                &[&"failover", &"approvals"],
+                "nobody is asked when approval is \"automatic\"; make it \"required\" or leave approvals out"
+                    .to_owned(),
+            );
+        }
         let components: BTreeSet<&str> = self.components.iter().map(|c| c.name.as_str()).collect();
         for (i, component) in self.components.iter().enumerate() {
             if self.components[..i].iter().any(|other| other.name == component.name) {
@@ -718,11 +739,20 @@ mod tests {
     }
 
     #[test]
+    fn several_people_are_not_asked_by_a_plan_that_asks_nobody() {
+        let text = SPARC.replacen("approval = \"required\"", "approval = \"automatic\"", 1);
+        let error = Plan::parse("p.toml", &text.replacen("approvals = 1", "approvals = 2", 1)).unwrap_err().to_string();
+        assert!(error.contains("nobody is asked when approval is \"automatic\""), "{error}");
+        assert!(Plan::parse("p.toml", &text).is_ok());
+    }
+
+    #[test]
     fn a_wrong_plan_is_refused_with_its_line_and_what_to_do() {
         let situations = [
             ("secondary = \"us-west-2\"", "secondary = \"us-esat\"", "`us-esat` is not an AWS Region"),
             ("secondary = \"us-west-2\"", "secondary = \"us-east-1\"", "the secondary region is the primary region"),
             ("approval = \"required\"", "aproval = \"required\"", "unknown field `aproval`"),
+            ("approvals = 1", "approvals = 0", "0 people cannot be asked"),
             ("rto = \"15 min\"", "rto = \"soon\"", "`soon` is not a length of time"),
             ("desired = 50", "desired = 70", "desired = 70 is not between"),
             ("needs = [\"postgresql\", \"redis\"", "needs = [\"mysql\", \"redis\"", "`core-apis` needs `mysql`"),

@@ -12,6 +12,7 @@ use crate::{
     failover::FailoverPlan,
     holdings::Holdings,
     incident::Consent,
+    intervention::Intervention,
     lsn::Lsn,
     names::Answer,
     notice::Stage,
@@ -69,6 +70,9 @@ pub struct Run {
     /// Messages that were sent.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub notices: Vec<Noticed>,
+    /// What people did to the run; no state adds to it, whoever writes the report does.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub interventions: Vec<Intervention>,
 }
 
 /// Who confirmed the point of no return.
@@ -84,6 +88,21 @@ pub struct ApprovalGiven {
     /// What they take upon themselves.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub consents: Vec<Consent>,
+    /// The others who confirmed, where the plan asks for more than one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub seconded_by: Vec<Seconded>,
+}
+
+/// Another person who confirmed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Seconded {
+    /// The person.
+    pub by: String,
+    /// In their words.
+    pub because: String,
+    /// When.
+    pub at: Timestamp,
 }
 
 /// How the old primary was kept from taking writes.
@@ -348,6 +367,7 @@ impl Run {
             failure: None,
             troubles: Vec::new(),
             notices: Vec::new(),
+            interventions: Vec::new(),
         }
     }
 

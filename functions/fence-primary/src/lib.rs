@@ -62,6 +62,14 @@ pub enum Error {
     /// Nothing was decided.
     #[error("the run has no plan")]
     NoPlan,
+    /// The plan asks for more people than have confirmed.
+    #[error("not fencing: {missing} more of {needed} people must confirm it")]
+    Unconfirmed {
+        /// How many are missing.
+        missing: usize,
+        /// How many the plan asks for.
+        needed: u8,
+    },
     /// One failover at a time.
     #[error(transparent)]
     Fence(#[from] FenceError),
@@ -103,7 +111,7 @@ impl Classified for Error {
         match self {
             Error::NoPlan => Fault::Permanent,
             Error::Fence(error) => error.fault(),
-            Error::StillWritable { .. } => Fault::Refused,
+            Error::Unconfirmed { .. } | Error::StillWritable { .. } => Fault::Refused,
             Error::Closing { .. } | Error::Lifting(_) => Fault::NotYet,
             Error::Lost(_) => Fault::Transient,
             Error::Unproven { source, .. } => source.fault(),
@@ -113,6 +121,7 @@ impl Classified for Error {
     fn remedy(&self) -> String {
         match self {
             Error::NoPlan => "run the machine from its first state".to_owned(),
+            Error::Unconfirmed { .. } => "start a new run and let that many people approve it".to_owned(),
             Error::Fence(error) => error.remedy(),
             Error::StillWritable { primary, .. } => {
                 format!("stop `{primary}` by hand, or request the failover with a recorded consent to `still-writable`")
@@ -157,6 +166,10 @@ pub async fn fence_primary(
 /// Another run holds the fence, or the old primary is neither closed nor out of reach.
 pub async fn close(run: &Run, plan: &Plan, world: &World<'_>, now: Timestamp) -> Result<Fence, Error> {
     let decided = run.plan.as_ref().ok_or(Error::NoPlan)?;
+    let missing = recovery::approval::missing(plan, run);
+    if missing > 0 {
+        return Err(Error::Unconfirmed { missing, needed: plan.failover.approvals });
+    }
     let wanted = FenceRecord {
         epoch: decided.epoch,
         run: run.id.clone(),

@@ -10,6 +10,7 @@
 
 use jiff::Timestamp;
 use recovery::{
+    approval::{self, PendingApproval},
     fault::{Classified, Fault, chain},
     notice::{Messenger, NoticeError, Stage, compose},
     objective::Priority,
@@ -17,7 +18,7 @@ use recovery::{
     run::{Noticed, Run},
     store::{ObjectStore, Precondition, StoreError, get_json, put_json},
 };
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
 /// What the state machine asks for.
 #[derive(Debug, Deserialize)]
@@ -30,23 +31,6 @@ pub struct Request {
     /// What an approval is answered with; only [`Stage::ApprovalNeeded`] has it.
     #[serde(default)]
     pub task_token: Option<String>,
-}
-
-/// A question to a person, as `drctl approve` finds it.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct PendingApproval {
-    /// The run that waits.
-    pub run: String,
-    /// What `SendTaskSuccess` takes.
-    pub task_token: String,
-    /// When it was asked.
-    pub asked_at: Timestamp,
-}
-
-/// Key of the question of a run in the evidence bucket.
-pub fn approval_key(run: &str) -> String {
-    format!("approvals/{run}.json")
 }
 
 /// Key of the marker of a stage in the evidence bucket.
@@ -117,9 +101,16 @@ pub async fn notify(
     let untracked = |source| Error::Evidence { run: run.id.clone(), stage, source };
     if stage == Stage::ApprovalNeeded {
         let task_token = task_token.ok_or_else(|| Error::NoToken(run.id.clone()))?;
-        let question = PendingApproval { run: run.id.clone(), task_token, asked_at: now };
+        let question = PendingApproval {
+            run: run.id.clone(),
+            task_token,
+            asked_at: now,
+            needed: plan.failover.approvals,
+            confirmed: Vec::new(),
+            refused: None,
+        };
         // Every attempt of the state has a token of its own, and only the newest one is waited for.
-        put_json(evidence, &approval_key(&run.id), &question, Precondition::None).await.map_err(untracked)?;
+        put_json(evidence, &approval::key(&run.id), &question, Precondition::None).await.map_err(untracked)?;
     }
     let marker = marker_key(&run.id, stage);
     if let Some((told, _)) = get_json::<Noticed>(evidence, &marker).await.map_err(untracked)? {

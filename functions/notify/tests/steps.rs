@@ -7,8 +7,9 @@ use lab::{
     aws::{Aws as EmulatedAws, Seed, Seeded},
     faults::{Desk, HttpProxy, Script, Selector, Times, Upstream},
 };
-use notify::{PendingApproval, Request, approval_key, marker_key, notify};
+use notify::{Request, marker_key, notify};
 use recovery::{
+    approval::{self, PendingApproval},
     fault::{Classified, Fault},
     notice::Stage,
     plan::Plan,
@@ -64,7 +65,7 @@ impl Account {
     }
 
     async fn question(&self, run: &str) -> Option<PendingApproval> {
-        get_json(self.aws.evidence().as_ref(), &approval_key(run)).await.unwrap().map(|(question, _)| question)
+        get_json(self.aws.evidence().as_ref(), &approval::key(run)).await.unwrap().map(|(question, _)| question)
     }
 }
 

@@ -47,6 +47,14 @@ pub enum Error {
     /// Nothing was decided, or nothing was fenced.
     #[error("the run has no {0}")]
     Missing(&'static str),
+    /// The plan asks for more people than have confirmed.
+    #[error("not promoting: {missing} more of {needed} people must confirm it")]
+    Unconfirmed {
+        /// How many are missing.
+        missing: usize,
+        /// How many the plan asks for.
+        needed: u8,
+    },
     /// The permit does not fit the server.
     #[error("not promoting: {0}")]
     Permit(#[from] PermitViolation),
@@ -76,7 +84,7 @@ impl Classified for Error {
     fn fault(&self) -> Fault {
         match self {
             Error::Missing(_) => Fault::Permanent,
-            Error::Permit(_) | Error::PromotedByAnother(_) => Fault::Refused,
+            Error::Unconfirmed { .. } | Error::Permit(_) | Error::PromotedByAnother(_) => Fault::Refused,
             Error::CatchingUp(_) | Error::UnderWay { .. } => Fault::NotYet,
             Error::Fence(error) => error.fault(),
             Error::Database(error) => error.fault(),
@@ -86,6 +94,7 @@ impl Classified for Error {
     fn remedy(&self) -> String {
         match self {
             Error::Missing(_) => "run the machine from its first state".to_owned(),
+            Error::Unconfirmed { .. } => "start a new run and let that many people approve it".to_owned(),
             Error::Permit(_) => "find out which server this is before anything is promoted".to_owned(),
             Error::PromotedByAnother(server) => {
                 format!("find out who promoted `{server}` before anything writes to it")
@@ -105,6 +114,10 @@ impl Classified for Error {
 pub async fn promote_replica(run: &Run, plan: &Plan, world: &World<'_>, now: Timestamp) -> Result<Promotion, Error> {
     let decided = run.plan.as_ref().ok_or(Error::Missing("plan"))?;
     let fenced = run.fence.as_ref().ok_or(Error::Missing("fence"))?;
+    let missing = recovery::approval::missing(plan, run);
+    if missing > 0 {
+        return Err(Error::Unconfirmed { missing, needed: plan.failover.approvals });
+    }
     let standby = world.standby;
 
     let before = standby.status().await?;

@@ -1,19 +1,21 @@
 //! Turns a finished run into a report and keeps it.
 //!
 //! Runs as `WriteReport`, the last task on every path of every machine, failed ones too: a recovery that nobody can account
-//! for is half a recovery. It asks nobody anything. What it says is computed from the run's record, in which every step
-//! left its own times and positions, so the same record gives the same figures wherever they are computed.
+//! for is half a recovery. It asks for nothing but what people did to the run. What it says is computed from the run's
+//! record, in which every step left its own times and positions, so the same record gives the same figures wherever they
+//! are computed.
 //!
 //! It writes three objects under `reports/<run>/` in the evidence bucket and may be repeated at any time: it overwrites its
 //! own report and nothing else.
 
 use jiff::Timestamp;
 use recovery::{
-    fault::{Classified, Fault},
+    fault::{Classified, Fault, chain},
+    intervention::{self, Intervention},
     plan::Plan,
     report::{RecoveryReport, StateSpan, key, to_html, to_markdown},
     run::{Run, RunOutcome},
-    store::{ObjectStore, Precondition, StoreError, put_json},
+    store::{ObjectStore, Precondition, StoreError, get_json, put_json},
 };
 use serde::{Deserialize, Serialize};
 
@@ -84,6 +86,16 @@ impl Classified for Error {
     }
 }
 
+/// Adds what people did to the run. A report without it is better than none.
+async fn with_interventions(mut run: Run, evidence: &dyn ObjectStore) -> Run {
+    match get_json::<Vec<Intervention>>(evidence, &intervention::key(&run.id)).await {
+        Ok(Some((done, _))) => intervention::merge(&mut run.interventions, done),
+        Ok(None) => {}
+        Err(error) => tracing::warn!(run.id = %run.id, "what people did to the run cannot be read: {}", chain(&error)),
+    }
+    run
+}
+
 /// Computes the report of a run and keeps it in the evidence bucket.
 ///
 /// # Errors
@@ -94,7 +106,7 @@ pub async fn write_report(
     evidence: &dyn ObjectStore,
     now: Timestamp,
 ) -> Result<Written, Error> {
-    let run = &request.run;
+    let run = &with_interventions(request.run.clone(), evidence).await;
     let report = RecoveryReport::of(plan, run, &request.history, now);
     let unrendered = |source| Error::Render { run: run.id.clone(), source: Box::new(source) };
     let (markdown, html) = (to_markdown(&report).map_err(unrendered)?, to_html(&report).map_err(unrendered)?);

@@ -84,11 +84,25 @@ pub fn repository() -> PathBuf {
 impl World {
     /// A platform that works, customers who write to it, and a detection that has kept a position of its primary.
     pub async fn start(approval: Approval) -> World {
-        World::driven_by(Driver::SelfManaged, approval).await
+        World::with(Driver::SelfManaged, approval, &[]).await
     }
 
     /// The same, promoted by this driver.
     pub async fn driven_by(driver: Driver, approval: Approval) -> World {
+        World::with(driver, approval, &[]).await
+    }
+
+    /// The same with other words in its plan.
+    pub async fn start_with(approval: Approval, changes: &[(&str, &str)]) -> World {
+        World::with(Driver::SelfManaged, approval, changes).await
+    }
+
+    async fn with(driver: Driver, approval: Approval, changes: &[(&str, &str)]) -> World {
+        let mut plan = std::fs::read_to_string(repository().join("plans/sparc.toml")).unwrap();
+        for (right, other) in changes {
+            assert!(plan.contains(right), "{right}");
+            plan = plan.replacen(right, other, 1);
+        }
         let desk = Desk::new();
         let options = Options {
             lab: lab::Options {
@@ -100,7 +114,7 @@ impl World {
             },
             driver,
             approval,
-            plan: std::fs::read_to_string(repository().join("plans/sparc.toml")).unwrap(),
+            plan,
             faults: Some(desk.clone()),
         };
         let platform = Platform::start(options).await.unwrap();
@@ -246,7 +260,8 @@ impl World {
         self.platform.lab.aws.object(&at.switch_bucket, &at.switch_key).await.unwrap()
     }
 
-    async fn evidence(&self, key: &str) -> Option<String> {
+    /// An object of the evidence bucket.
+    pub async fn evidence(&self, key: &str) -> Option<String> {
         let bucket = &self.platform.lab.addresses().aws.evidence_bucket;
         self.platform.lab.aws.object(bucket, key).await.unwrap()
     }

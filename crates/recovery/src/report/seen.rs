@@ -64,7 +64,9 @@ pub(super) fn plan(decided: &FailoverPlan) -> String {
 }
 
 pub(super) fn approval(given: &ApprovalGiven) -> String {
-    format!("confirmed by {}: {}", given.by, given.because)
+    let others: String =
+        given.seconded_by.iter().map(|other| format!("; by {}: {}", other.by, other.because)).collect();
+    format!("confirmed by {}: {}{others}", given.by, given.because)
 }
 
 pub(super) fn fence(fence: &Fence) -> String {

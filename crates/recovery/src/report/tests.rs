@@ -85,6 +85,7 @@ fn recovered() -> Run {
             because: "us-east-1 is gone, the status page says so too".to_owned(),
             at: at("03:03:02"),
             consents: vec![],
+            seconded_by: vec![],
         }),
         fence: Some(Fence {
             outcome: FenceOutcome::Unreachable,
@@ -172,6 +173,7 @@ fn recovered() -> Run {
         failure: None,
         troubles: vec![],
         notices: vec![Noticed { stage: Stage::Declared, message: "m-1".to_owned(), at: at("03:03:03") }],
+        interventions: vec![],
     }
 }
 

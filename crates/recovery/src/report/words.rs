@@ -7,6 +7,7 @@ use crate::{
     database::WriteAttempt,
     failover::seconds_between,
     fault::Fault,
+    intervention::{Deed, Intervention},
     notice::utc,
     objective::human_seconds,
     plan::Plan,
@@ -188,6 +189,16 @@ fn people(run: &Run) -> Vec<(&'static str, String)> {
     let mut facts = Vec::new();
     if let Some(approval) = &run.approval {
         facts.push(("Confirmed", format!("by {} at {}: {}", approval.by, utc(approval.at), approval.because)));
+        for other in &approval.seconded_by {
+            facts.push(("Confirmed too", format!("by {} at {}: {}", other.by, utc(other.at), other.because)));
+        }
+        for consent in &approval.consents {
+            facts.push(("Consent", format!("to {} by {}: {}", consent.to.name(), consent.by, consent.because)));
+        }
+    }
+    for done in &run.interventions {
+        let Intervention { deed, by, because, at, .. } = done;
+        facts.push(("By hand", format!("{by} {} at {}: {because}", deed.in_words(), utc(*at))));
     }
     for notice in &run.notices {
         facts.push(("Told", format!("{} at {}", notice.stage.name(), utc(notice.at))));
@@ -375,6 +386,14 @@ pub(super) fn next(plan: &Plan, report: &RecoveryReport) -> Vec<String> {
             next.push(format!(
                 "Start the machine again with the same event and the name `{}`: every step that is done stays done.",
                 report.run
+            ));
+        }
+    }
+    for done in &run.interventions {
+        if let Deed::Skip { state } = &done.deed {
+            let Intervention { by, because, .. } = done;
+            next.push(format!(
+                "See to the work of `{state}`: {by} skipped it ({because}) and nothing here says that it was done."
             ));
         }
     }
