@@ -23,7 +23,7 @@ use crate::core::{Input, Settings};
 use crate::hashing;
 
 /// Changes whenever the same inputs would give another execution; a journal of another version is not resumed.
-pub const ENGINE_VERSION: u32 = 1;
+pub const ENGINE_VERSION: u32 = 2;
 
 /// One record of a journal.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -158,7 +158,8 @@ async fn a_choice_without_a_match_and_without_default_fails_the_execution() {
     }));
     let run = run(definition, json!({})).await;
     assert_eq!(run.outcome.status, ExecutionStatus::Failed);
-    assert_eq!(run.outcome.error.as_deref(), Some("States.NoChoiceMatched"));
+    // What AWS gives; the documentation names States.NoChoiceMatched.
+    assert_eq!(run.outcome.error.as_deref(), Some("States.Runtime"));
     assert_eq!(run.shape(), [(1, 0, "ExecutionStarted"), (2, 0, "ChoiceStateEntered"), (3, 2, "ExecutionFailed")]);
 }
 
@@ -409,7 +410,7 @@ async fn a_map_handles_its_items_in_order_with_index_and_value() {
             (9, 8, "PassStateEntered"),
             (10, 9, "PassStateExited"),
             (11, 10, "MapIterationSucceeded"),
-            (12, 10, "MapStateSucceeded"),
+            (12, 11, "MapStateSucceeded"),
         ]
     );
 }
