@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::core::{Core, Effect, Input, Settings};
-use crate::definition::Machine;
+use crate::definition::{Machine, ResourceKind};
 use crate::history::{Detail, EventType, HistoryEvent};
 use crate::jsonpath::same;
 use crate::problem::Problem;
@@ -44,6 +44,12 @@ pub enum ReplayError {
         /// Why.
         source: serde_json::Error,
     },
+    /// A case lacks a file.
+    #[error("`{}` is missing", path.display())]
+    Missing {
+        /// The file.
+        path: PathBuf,
+    },
     /// A folder holds no case.
     #[error("`{}` holds no recorded case", path.display())]
     Empty {
@@ -58,6 +64,7 @@ impl ReplayError {
         match self {
             ReplayError::Read { .. } => "name a folder that can be read",
             ReplayError::Shape { .. } => "compare the file with one of the recorded cases, or record it again",
+            ReplayError::Missing { .. } => "add the file: a case has definition.json and expected.json",
             ReplayError::Empty { .. } => {
                 "name a folder with definition.json, input.json and expected.json in it or below it"
             }
@@ -103,6 +110,24 @@ impl CaseReport {
     /// Whether everything but prose is the same.
     pub fn agrees_in_detail(&self) -> bool {
         self.agrees() && self.details != Agreement::Different
+    }
+}
+
+impl CaseReport {
+    /// A case that could not be replayed, which counts as one that differs.
+    fn unreadable(id: String, error: &ReplayError) -> CaseReport {
+        let mut why = error.to_string();
+        if let Some(source) = std::error::Error::source(error) {
+            why.push_str(&format!(": {source}"));
+        }
+        CaseReport {
+            id,
+            outcome: Agreement::Different,
+            events: Agreement::NotRecorded,
+            details: Agreement::NotRecorded,
+            wording: Agreement::NotRecorded,
+            differences: vec![format!("not replayed: {why}; {}", error.remedy())],
+        }
     }
 }
 
@@ -190,6 +215,9 @@ struct Mock {
     payload: Value,
     outcome: MockOutcome,
     submitted: Option<Value>,
+    /// Who took up an activity's task.
+    #[serde(rename = "workerName")]
+    worker_name: Option<String>,
     #[serde(default)]
     trace: Vec<String>,
     #[serde(skip)]
@@ -233,7 +261,8 @@ struct ExpectedEvent {
     details: Option<serde_json::Map<String, Value>>,
 }
 
-/// Replays every case in the given folders, or below them, in the order of their names.
+/// Replays every case in the given folders, or below them, in the order of their names. A case that cannot be read is
+/// reported as one that differs, with the reason.
 pub fn replay_all(folders: &[PathBuf]) -> Result<Vec<CaseReport>, ReplayError> {
     let mut cases = Vec::new();
     for folder in folders {
@@ -243,11 +272,20 @@ pub fn replay_all(folders: &[PathBuf]) -> Result<Vec<CaseReport>, ReplayError> {
             return Err(ReplayError::Empty { path: folder.clone() });
         }
     }
-    cases.iter().map(|case| replay_case(case)).collect()
+    let replay =
+        |case: &PathBuf| replay_case(case).unwrap_or_else(|error| CaseReport::unreadable(name_of(case), &error));
+    Ok(cases.iter().map(replay).collect())
+}
+
+/// The files of a case. A folder that has any of them is meant to be one.
+const CASE_FILES: [&str; 4] = ["case.json", "definition.json", "expected.json", "mocks.json"];
+
+fn name_of(folder: &Path) -> String {
+    folder.file_name().map_or_else(|| folder.display().to_string(), |name| name.to_string_lossy().into_owned())
 }
 
 fn collect(folder: &Path, depth: usize, cases: &mut Vec<PathBuf>) -> Result<(), ReplayError> {
-    if folder.join("definition.json").is_file() && folder.join("expected.json").is_file() {
+    if CASE_FILES.iter().any(|file| folder.join(file).is_file()) {
         cases.push(folder.to_owned());
         return Ok(());
     }
@@ -265,6 +303,9 @@ fn collect(folder: &Path, depth: usize, cases: &mut Vec<PathBuf>) -> Result<(), 
 }
 
 fn read_text(path: &Path) -> Result<String, ReplayError> {
+    if !path.exists() {
+        return Err(ReplayError::Missing { path: path.to_owned() });
+    }
     fs::read_to_string(path).map_err(|source| ReplayError::Read { path: path.to_owned(), source })
 }
 
@@ -281,11 +322,13 @@ pub fn replay_case(folder: &Path) -> Result<CaseReport, ReplayError> {
     let case: CaseFile = read_json_if_there(&folder.join("case.json"))?;
     let mocks: MocksFile = read_json_if_there(&folder.join("mocks.json"))?;
     let definition = read_text(&folder.join("definition.json"))?;
-    let input: Value = read_json_if_there(&folder.join("input.json"))?;
+    // What `StartExecution` takes when it is given no input.
+    let input = match folder.join("input.json") {
+        path if path.is_file() => read_json(&path)?,
+        _ => json!({}),
+    };
     let expected: Expected = read_json(&folder.join("expected.json"))?;
-    let id = case
-        .id
-        .unwrap_or_else(|| folder.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned()));
+    let id = case.id.unwrap_or_else(|| name_of(folder));
     let wildcards: Vec<String> =
         case.wildcards.iter().filter_map(|wildcard| wildcard.as_str().map(str::to_owned)).collect();
     let pattern = Pattern { wildcards };
@@ -368,6 +411,14 @@ fn answer(call: &TaskCall, mocks: &mut [Mock], pattern: &Pattern, inputs: &mut V
         return;
     };
     mock.used = true;
+    if call.resource.kind == ResourceKind::Activity {
+        let left_alone = mock.trace.iter().any(|event| event == "ActivityScheduled")
+            && !mock.trace.iter().any(|event| event == "ActivityStarted");
+        if !left_alone {
+            let worker = mock.worker_name.clone();
+            inputs.push_back(Input::CallStarted { call: id, worker });
+        }
+    }
     let was_submitted = mock.submitted.is_some() || mock.trace.iter().any(|event| event == "TaskSubmitted");
     let submitted = mock.submitted.clone().unwrap_or(Value::Null);
     if let Some(token) = call.task_token.as_deref().filter(|_| was_submitted) {
@@ -640,17 +691,27 @@ fn same_as_a_tree(recorded: &[ExpectedEvent], found: &[HistoryEvent], pattern: &
             at.map(|at| free.swap_remove(at)).is_some()
         });
     }
-    // Events that follow the end of several branches point to whichever ended last; that one is not compared.
-    let joins =
-        ["MapStateSucceeded", "ParallelStateSucceeded", "MapStateExited", "ParallelStateExited", "MapIterationStarted"];
+    // Events that follow the end of several branches point to whichever ended last. Which one that was is chance, and is
+    // not compared; what kind of event it was is compared for a Map, whose branches are alike.
+    let map_joins = ["MapStateSucceeded", "MapStateExited", "MapIterationStarted"];
+    let parallel_joins = ["ParallelStateSucceeded", "ParallelStateExited"];
+    let kind_of_recorded = |id: u64| id.checked_sub(1).and_then(|at| recorded.get(at as usize));
+    let kind_of_found = |id: u64| id.checked_sub(1).and_then(|at| found.get(at as usize));
+    let alike = |a: u64, b: u64| match (kind_of_recorded(a), kind_of_found(b)) {
+        (Some(a), Some(b)) => a.event_type == b.event_type.as_str(),
+        (None, None) => true,
+        _ => false,
+    };
     let mut given: BTreeMap<u64, u64> = BTreeMap::from([(0, 0)]);
     let mut free: Vec<&HistoryEvent> = found.iter().collect();
     for (index, event) in recorded.iter().enumerate() {
         let previous = event.previous_event_id.unwrap_or(0);
-        let joins = joins.contains(&event.event_type.as_str());
+        let kind = event.event_type.as_str();
         let at = free.iter().position(|candidate| {
             matches_event(event, candidate, pattern)
-                && (joins || given.get(&previous) == Some(&candidate.previous_event_id))
+                && (given.get(&previous) == Some(&candidate.previous_event_id)
+                    || parallel_joins.contains(&kind)
+                    || (map_joins.contains(&kind) && alike(previous, candidate.previous_event_id)))
         });
         let Some(at) = at else { return false };
         let candidate = free.remove(at);
