@@ -1491,7 +1491,11 @@ impl Core {
             return Ok(Turn::Blocked);
         }
         let previous = frame.previous;
-        self.start_iterations(machine, frame, state, map, &mut children, previous)?;
+        if let Err(trouble) = self.start_iterations(machine, frame, state, map, &mut children, previous) {
+            // Those that have been started must not go on without the Map.
+            self.abort_children(machine, frame, &children, previous);
+            return Err(trouble);
+        }
         frame.phase = Phase::Children(children);
         Ok(Turn::Blocked)
     }

@@ -427,6 +427,20 @@ async fn an_inline_map_runs_at_most_forty_iterations_at_once() {
 }
 
 #[tokio::test]
+async fn iterations_that_have_begun_end_when_a_later_one_cannot_begin() {
+    let script = Script::default().state("T", vec![ok(json!(1))]);
+    let definition = machine(json!({
+        "M": {"Type": "Map", "Items": [{"v": 1}, {"v": 2}, {}], "ItemSelector": "{% $states.context.Map.Item.Value.v %}",
+              "ItemProcessor": {"StartAt": "T", "States": {"T": {"Type": "Task", "Resource": FUNCTION, "End": true}}},
+              "Catch": [{"ErrorEquals": ["States.QueryEvaluationError"], "Next": "W"}], "End": true},
+        "W": {"Type": "Wait", "Seconds": 5, "Output": "caught", "End": true}
+    }));
+    let run = run_with(definition, json!({}), &script).await;
+    assert_eq!(run.output(), &json!("caught"));
+    assert!(script.calls.lock().unwrap().is_empty(), "nothing is called for a Map that has failed");
+}
+
+#[tokio::test]
 async fn a_map_over_nothing_gives_an_empty_list() {
     let definition = machine(json!({
         "M": {"Type": "Map", "Items": [], "ItemProcessor": {"StartAt": "P", "States": {"P": {"Type": "Pass", "End": true}}}, "End": true}
