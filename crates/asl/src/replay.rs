@@ -332,7 +332,9 @@ pub fn replay_case(folder: &Path) -> Result<CaseReport, ReplayError> {
     let wildcards: Vec<String> =
         case.wildcards.iter().filter_map(|wildcard| wildcard.as_str().map(str::to_owned)).collect();
     let pattern = Pattern { wildcards };
-    match run(&definition, input, mocks.tasks, &pattern) {
+    let mut tasks = mocks.tasks;
+    name_workers(&mut tasks, expected.events.as_deref().unwrap_or_default());
+    match run(&definition, input, tasks, &pattern, Stop::of(&expected)) {
         Ok((outcome, events)) => Ok(compare(id, &expected, outcome.as_ref(), &events, &pattern)),
         Err(problems) => {
             let mut report = CaseReport {
@@ -349,6 +351,17 @@ pub fn replay_case(folder: &Path) -> Result<CaseReport, ReplayError> {
     }
 }
 
+/// Who took up an activity's task is something that happened in the world, like the answer: where the answers do not say
+/// it, the recorded events do.
+fn name_workers(tasks: &mut [Mock], recorded: &[ExpectedEvent]) {
+    let started = recorded.iter().filter(|event| event.event_type == "ActivityStarted");
+    let names = started.map(|event| event.details.as_ref()?.get("workerName")?.as_str().map(str::to_owned));
+    let of_activities = tasks.iter_mut().filter(|task| task.trace.iter().any(|event| event == "ActivityStarted"));
+    for (task, name) in of_activities.zip(names) {
+        task.worker_name = task.worker_name.take().or(name);
+    }
+}
+
 /// The settings the recordings were made with.
 fn settings() -> Settings {
     let mut settings = Settings::new("us-east-1", "111111111111", "ArnPart_0idx", "ExecArnPart_0idx");
@@ -356,9 +369,31 @@ fn settings() -> Settings {
     settings
 }
 
+/// Somebody stopped the recorded execution, which is a thing of the world too: when so many events had happened.
+struct Stop {
+    after: usize,
+    input: Input,
+}
+
+impl Stop {
+    fn of(expected: &Expected) -> Option<Stop> {
+        if expected.status != "ABORTED" {
+            return None;
+        }
+        let after = expected.events.as_ref().map_or(0, |events| events.len().saturating_sub(1));
+        Some(Stop { after, input: Input::Stop { error: expected.error.clone(), cause: expected.cause.clone() } })
+    }
+}
+
 type Ran = (Option<ExecutionOutcome>, Vec<HistoryEvent>);
 
-fn run(definition: &str, input: Value, mut mocks: Vec<Mock>, pattern: &Pattern) -> Result<Ran, Vec<Problem>> {
+fn run(
+    definition: &str,
+    input: Value,
+    mut mocks: Vec<Mock>,
+    pattern: &Pattern,
+    mut stop: Option<Stop>,
+) -> Result<Ran, Vec<Problem>> {
     let machine = Machine::parse(definition)?;
     let mut core = Core::new(Arc::new(machine), Arc::new(settings()));
     let mut now: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap_or(Timestamp::UNIX_EPOCH);
@@ -367,13 +402,14 @@ fn run(definition: &str, input: Value, mut mocks: Vec<Mock>, pattern: &Pattern) 
     for _ in 0..MAX_STEPS {
         let next = match inputs.pop_front() {
             Some(input) => input,
-            None => match core.next_timer() {
-                Some(at) => {
+            None => match (stop.take_if(|stop| events.len() >= stop.after), core.next_timer()) {
+                (Some(stop), _) => stop.input,
+                (None, Some(at)) => {
                     now = now.max(at);
                     Input::Clock
                 }
                 // Nothing will ever happen again: a recorded call that never returned.
-                None => return Ok((None, events)),
+                (None, None) => return Ok((None, events)),
             },
         };
         let progress = core.apply(now, next);
@@ -824,6 +860,114 @@ mod tests {
         assert!(reports[1].agrees_in_detail(), "{:?}", reports[1]);
         assert_eq!(Summary::of(&reports).same_outcome, 1);
         assert!(reports[0].to_string().starts_with("bad: outcome DIFFERS, events same, details same: recorded output"));
+    }
+
+    #[test]
+    fn what_cannot_be_replayed_is_a_case_that_differs_and_says_why() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        for name in ["a", "b", "c", "d", "e"] {
+            case(&at(name), json!({"a": 1, "r": "x-123"}));
+        }
+        fs::remove_file(at("a").join("expected.json")).unwrap();
+        fs::remove_file(at("b").join("definition.json")).unwrap();
+        write(&at("c"), "mocks.json", &json!({"tasks": [{"state": "T", "outcome": {"kind": "explode"}}]}));
+        fs::write(at("d").join("expected.json"), "[").unwrap();
+        write(&at("e"), "definition.json", &json!({"StartAt": "Nowhere", "States": {}}));
+        let reports = replay_all(&[folder.path().to_owned()]).unwrap();
+        let said: Vec<&str> = reports.iter().map(|report| report.differences[0].as_str()).collect();
+        for (said, part) in said.iter().zip([
+            "expected.json` is missing",
+            "definition.json` is missing",
+            "explode",
+            "expected.json` is not",
+            "refused",
+        ]) {
+            assert!(said.contains(part), "{said} does not say {part}");
+        }
+        assert!(reports.iter().all(|report| !report.agrees()));
+        assert_eq!(Summary::of(&reports).same_outcome, 0);
+    }
+
+    #[test]
+    fn without_an_input_a_run_is_started_with_an_empty_object() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = folder.path().join("case");
+        fs::create_dir_all(&at).unwrap();
+        write(&at, "definition.json", &json!({"StartAt": "P", "States": {"P": {"Type": "Pass", "End": true}}}));
+        write(&at, "expected.json", &json!({"status": "SUCCEEDED", "output": {}}));
+        assert!(replay_case(&at).unwrap().agrees_in_detail());
+    }
+
+    #[test]
+    fn an_execution_that_was_stopped_is_stopped_where_it_was() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = folder.path().join("case");
+        fs::create_dir_all(&at).unwrap();
+        let states = json!({"V": {"Type": "Wait", "Seconds": 1, "Next": "W"}, "W": {"Type": "Wait", "Seconds": 60, "End": true}});
+        write(&at, "definition.json", &json!({"StartAt": "V", "States": states}));
+        let entered = |state: &str, previous: u64| json!({"type": "WaitStateEntered", "state": state, "previousEventId": previous, "details": {"input": {}, "name": state}});
+        let events = json!([
+            {"type": "ExecutionStarted", "previousEventId": 0, "details": {"input": {}}},
+            entered("V", 0),
+            {"type": "WaitStateExited", "state": "V", "previousEventId": 2, "details": {"name": "V", "output": {}}},
+            entered("W", 3),
+            {"type": "ExecutionAborted", "previousEventId": 0, "details": {"error": "E", "cause": "why"}}
+        ]);
+        let expected =
+            json!({"status": "ABORTED", "error": "E", "cause": "why", "ordering": "total", "events": events});
+        write(&at, "expected.json", &expected);
+        let report = replay_case(&at).unwrap();
+        assert!(report.agrees_in_detail(), "{report}");
+    }
+
+    #[test]
+    fn an_activity_is_taken_up_by_the_worker_of_the_recording_or_by_nobody() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = folder.path().join("case");
+        fs::create_dir_all(&at).unwrap();
+        let resource = "arn:aws:states:us-east-1:111111111111:activity:a";
+        write(
+            &at,
+            "definition.json",
+            &json!({"StartAt": "T", "States": {"T": {"Type": "Task", "Resource": resource, "TimeoutSeconds": 5, "End": true}}}),
+        );
+        let recorded = |trace: Value, worker: Value, last: Value| {
+            write(
+                &at,
+                "mocks.json",
+                &json!({"tasks": [{"state": "T", "workerName": worker, "trace": trace, "outcome": {"kind": "timeout"}}]}),
+            );
+            let mut events = vec![
+                json!({"type": "ExecutionStarted", "previousEventId": 0, "details": {"input": {}}}),
+                json!({"type": "TaskStateEntered", "state": "T", "previousEventId": 0, "details": {"input": {}, "name": "T"}}),
+                json!({"type": "ActivityScheduled", "previousEventId": 2, "details": {"input": {}, "resource": resource, "timeoutInSeconds": 5}}),
+            ];
+            events.extend(last.as_array().unwrap().clone());
+            let ordering =
+                json!({"status": "FAILED", "error": "States.Timeout", "ordering": "total", "events": events});
+            write(&at, "expected.json", &ordering);
+            replay_case(&at).unwrap()
+        };
+        let by_worker = recorded(
+            json!(["ActivityScheduled", "ActivityStarted", "ActivityTimedOut"]),
+            json!("w"),
+            json!([
+                {"type": "ActivityStarted", "previousEventId": 3, "details": {"workerName": "w"}},
+                {"type": "ActivityTimedOut", "previousEventId": 4, "details": {"error": "States.Timeout"}},
+                {"type": "ExecutionFailed", "previousEventId": 5, "details": {"error": "States.Timeout"}}
+            ]),
+        );
+        assert!(by_worker.agrees_in_detail(), "{by_worker}");
+        let by_nobody = recorded(
+            json!(["ActivityScheduled", "ActivityTimedOut"]),
+            Value::Null,
+            json!([
+                {"type": "ActivityTimedOut", "previousEventId": 3, "details": {"error": "States.Timeout"}},
+                {"type": "ExecutionFailed", "previousEventId": 4, "details": {"error": "States.Timeout"}}
+            ]),
+        );
+        assert!(by_nobody.agrees_in_detail(), "{by_nobody}");
     }
 
     #[test]
