@@ -299,7 +299,7 @@ async fn results_are_written_and_the_manifest_comes_last() {
     states["S"] = json!({"Type": "Succeed"});
     let storage = Storage::of(vec![json!({}), json!({}), json!({})]);
     let ran = run(definition.clone(), json!({}), &storage).await;
-    let asked = storage.asked.lock().unwrap();
+    let asked = storage.asked.lock().unwrap().clone();
     let id = ran.events[3].text("mapRunArn").unwrap().rsplit_once(':').unwrap().1;
     let keys: Vec<&str> = asked.iter().map(|(_, object)| object["Key"].as_str().unwrap()).collect();
     let prefix = format!("jobs/{id}");
