@@ -52,6 +52,8 @@ struct Checker {
 struct Variables {
     assigned: BTreeMap<String, (Place, String)>,
     read: BTreeSet<String>,
+    /// Nothing outside can be read: the states are those of a distributed Map's child executions.
+    closed: bool,
 }
 
 /// What `$states` has at a place besides `input` and `context`.
@@ -76,19 +78,19 @@ impl Checker {
             self.warn("no-deadline", root.place, "", "the machine has no `TimeoutSeconds`, so a run that hangs hangs for a year: give it the time the whole run may take");
         }
         let language = language_of(root, QueryLanguage::JSONPath);
-        self.scope(root, "", language, &mut Vec::new());
+        self.scope(root, "", language, false, &mut Vec::new());
     }
 
     /// A machine, branch or processor, within the scopes that stand around it.
-    fn scope(&mut self, node: &Node, path: &str, language: QueryLanguage, outer: &mut Vec<Variables>) {
+    fn scope(&mut self, node: &Node, path: &str, language: QueryLanguage, closed: bool, outer: &mut Vec<Variables>) {
         let Some(states) = node.get("States").and_then(Node::as_object) else { return };
         let states_path = join(path, "States");
-        let mut own = Variables::default();
+        let mut own = Variables { closed, ..Variables::default() };
         for member in states {
             collect_assignments(&member.value, &join(&states_path, &member.key), &mut own);
         }
         for (name, (place, at)) in &own.assigned {
-            if outer.iter().any(|scope| scope.assigned.contains_key(name)) {
+            if !closed && visible(outer).any(|scope| scope.assigned.contains_key(name)) {
                 let message = format!(
                     "`${name}` is also assigned outside: an inner scope cannot write outer variables, so these are two variables of one name: rename one"
                 );
@@ -123,6 +125,7 @@ impl Checker {
         match kind {
             "Task" => self.task(node, place, name, path, language),
             "Choice" => self.choice(node, place, name, path),
+            "Map" => self.map(node, path),
             _ => {}
         }
         self.handlers(node, path, "Retry", "retrier");
@@ -134,11 +137,13 @@ impl Checker {
                 "Branches" => {
                     if let Kind::Array(branches) = &member.value.kind {
                         for (index, branch) in branches.iter().enumerate() {
-                            self.scope(branch, &join(&at, &index.to_string()), language, scopes);
+                            self.scope(branch, &join(&at, &index.to_string()), language, false, scopes);
                         }
                     }
                 }
-                "ItemProcessor" | "Iterator" => self.scope(&member.value, &at, language, scopes),
+                "ItemProcessor" | "Iterator" => {
+                    self.scope(&member.value, &at, language, is_distributed(&member.value), scopes)
+                }
                 "Comment" | "Type" | "Next" | "Default" | "Resource" | "StartAt" | "QueryLanguage" | "Result" => {}
                 "Catch" => self.expressions(&member.value, &at, language, Offers::Error, scopes),
                 "Assign" | "Output" | "ResultSelector" if result => {
@@ -230,6 +235,22 @@ impl Checker {
                     "this rule never holds: remove it or correct its condition",
                 ),
                 None => {}
+            }
+        }
+    }
+
+    /// Fields that only a distributed Map has.
+    fn map(&mut self, node: &Node, path: &str) {
+        let Some(processor) = node.get("ItemProcessor").or_else(|| node.get("Iterator")) else { return };
+        if is_distributed(processor) {
+            return;
+        }
+        for field in ["ItemReader", "ItemBatcher", "ResultWriter", "Label"] {
+            if let Some(value) = node.get(field) {
+                let message = format!(
+                    "`{field}` belongs to a distributed Map: give the processor `\"ProcessorConfig\": {{\"Mode\": \"DISTRIBUTED\", …}}`, or remove it"
+                );
+                self.report(Severity::Error, "wrong-mode", value.place, &join(path, field), message);
             }
         }
     }
@@ -372,9 +393,18 @@ impl Checker {
                 scope.read.insert(name.to_owned());
                 return;
             }
+            if scope.closed {
+                break;
+            }
         }
         if asks {
             return;
+        }
+        if scopes.iter().any(|scope| scope.assigned.contains_key(name)) {
+            let message = format!(
+                "`${name}` is a variable outside the distributed Map, whose child executions do not see it: hand it in with `ItemSelector`"
+            );
+            return self.report(Severity::Error, "unassigned-variable", place, path, message);
         }
         let known: Vec<&str> = scopes.iter().flat_map(|scope| scope.assigned.keys().map(String::as_str)).collect();
         let hint = match crate::definition::nearest(name, &known) {
@@ -437,6 +467,17 @@ impl Checker {
             self.warn("no-way-out", state.place, &join(path, &state.key), message);
         }
     }
+}
+
+fn is_distributed(processor: &Node) -> bool {
+    let mode = processor.get("ProcessorConfig").and_then(|config| config.get("Mode"));
+    mode.and_then(Node::as_str) == Some("DISTRIBUTED")
+}
+
+/// The scopes that can be read from inside, the innermost first.
+fn visible(scopes: &[Variables]) -> impl Iterator<Item = &Variables> {
+    let border = scopes.iter().rposition(|scope| scope.closed).unwrap_or(0);
+    scopes[border..].iter().rev()
 }
 
 fn language_of(node: &Node, inherited: QueryLanguage) -> QueryLanguage {

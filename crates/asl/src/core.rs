@@ -25,7 +25,7 @@ use crate::definition::{
 use crate::history::{Detail, EventType, HistoryEvent, iso_instant};
 use crate::jsonata::{Bindings, EvaluationError, Surroundings};
 use crate::jsonpath::PathError;
-use crate::payload::Payload;
+use crate::payload::{MAX_PAYLOAD_BYTES, Payload};
 use crate::random::Random;
 use crate::task::{ExecutionOutcome, ExecutionStatus, TaskCall, TaskOutcome};
 use crate::template::{Amount, Query, Spot, Template};
@@ -42,6 +42,12 @@ pub const MAX_EVENTS: u64 = 25_000;
 /// How often an execution may be redriven.
 /// <https://docs.aws.amazon.com/step-functions/latest/apireference/API_RedriveExecution.html>
 const MAX_REDRIVES: u64 = 1_000;
+/// Seconds an execution may take, whatever the machine says: a year.
+/// <https://docs.aws.amazon.com/step-functions/latest/dg/service-quotas.html>
+const MAX_EXECUTION_SECONDS: i64 = 31_536_000;
+/// Bytes that all variables of an execution may have together.
+/// <https://docs.aws.amazon.com/step-functions/latest/dg/workflow-variables.html>
+const MAX_VARIABLES_BYTES: usize = 10 * 1024 * 1024;
 
 /// Who and where an execution is.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -101,6 +107,13 @@ pub enum Input {
         call: u64,
         /// What the service answered.
         output: Value,
+    },
+    /// A worker has taken up an activity's task; until then the task is only scheduled.
+    CallStarted {
+        /// The call.
+        call: u64,
+        /// What the worker calls itself.
+        worker: Option<String>,
     },
     /// A call whose answer was lost is made again; its deadline begins anew.
     CallRepeated {
@@ -207,6 +220,10 @@ pub struct Progress {
 
 type FrameId = u64;
 
+mod distributed;
+
+use distributed::{ChildExecution, MapRun, Reading, Tolerance, Writing};
+
 /// One execution of a machine.
 #[derive(Debug)]
 pub struct Core {
@@ -235,6 +252,8 @@ pub struct Core {
     failures: HashMap<Arc<str>, Standing>,
     /// Answers of Tasks that somebody has decided to skip, by name.
     skips: HashMap<Arc<str>, Value>,
+    /// The bytes of all variables, those of child executions apart.
+    variables_bytes: usize,
     /// The history is full; the execution fails before anything else is done.
     overflowed: bool,
     outcome: Option<ExecutionOutcome>,
@@ -295,6 +314,8 @@ struct Frame {
     /// Children of a distributed Map leave no events in their parent's history.
     silent: bool,
     remains: Option<Box<Remains>>,
+    /// What a child execution of a distributed Map knows of itself; its frame is the root of that execution.
+    own: Option<Arc<ChildExecution>>,
     phase: Phase,
 }
 
@@ -304,6 +325,10 @@ enum Phase {
     /// Do the state's work, first or again.
     Attempt,
     Calling(Calling),
+    /// A distributed Map reads its items.
+    Reading(Reading),
+    /// A distributed Map writes its results.
+    Writing(Writing),
     /// Waiting for a timer: `true` when it is a Wait state's own.
     Sleeping {
         timer: TimerKey,
@@ -324,6 +349,8 @@ struct Calling {
     /// The seconds of the timeout.
     seconds: Option<u64>,
     heartbeat: Option<(TimerKey, u64)>,
+    /// Somebody is at work on it; an activity waits for a worker first.
+    started: bool,
     /// The call itself has ended, the token is still out.
     submitted: bool,
     /// The token came back before the call ended.
@@ -346,11 +373,10 @@ struct Children {
     limit: usize,
     /// The items of a Map, taken out one by one.
     items: Option<Vec<Value>>,
-    /// Iterations that failed, and how many may, in a distributed Map.
+    /// Iterations that failed.
     failed: usize,
-    tolerated: usize,
-    /// Iterations are executions of their own, which leave no events here.
-    distributed: bool,
+    /// The run of a distributed Map: its iterations are executions of their own, which leave no events here.
+    run: Option<Box<MapRun>>,
 }
 
 #[derive(Debug)]
@@ -389,6 +415,11 @@ impl Trouble {
     /// `States.Runtime` is never retried and never caught.
     fn runtime(cause: impl Into<Arc<str>>) -> Trouble {
         Trouble { kind: TroubleKind::Fatal, ..Trouble::named("States.Runtime", cause) }
+    }
+
+    /// Data that is too large between states ends the execution.
+    fn oversize(cause: String) -> Trouble {
+        Trouble { kind: TroubleKind::Fatal, ..Trouble::named("States.DataLimitExceeded", cause) }
     }
 
     fn matches(&self, pattern: &str) -> bool {
@@ -446,6 +477,10 @@ impl Bindings for View<'_> {
             if let Some(value) = current.variables.get(name) {
                 return Some(value.value());
             }
+            // A child execution of a distributed Map does not see the variables of the one that started it.
+            if current.own.is_some() {
+                return None;
+            }
             frame = current.parent.and_then(|(parent, _)| self.core.frames.get(&parent));
         }
         None
@@ -487,6 +522,7 @@ impl Core {
             stopped: HashMap::new(),
             failures: HashMap::new(),
             skips: HashMap::new(),
+            variables_bytes: 0,
             overflowed: false,
             outcome: None,
             progress: Progress::default(),
@@ -495,7 +531,13 @@ impl Core {
 
     /// When the clock has to be looked at next.
     pub fn next_timer(&self) -> Option<Timestamp> {
-        self.timers.keys().next().map(|(at, _)| *at)
+        self.timers.keys().next().map(|(at, _)| (*at).min(self.last_moment()))
+    }
+
+    /// No execution goes on after this.
+    fn last_moment(&self) -> Timestamp {
+        let year = SignedDuration::from_secs(MAX_EXECUTION_SECONDS);
+        self.started_at.checked_add(year).unwrap_or(Timestamp::MAX)
     }
 
     /// Whether somebody waits for this token.
@@ -541,6 +583,7 @@ impl Core {
             Input::Continue => {}
             Input::CallEnded { call, outcome } => self.call_ended(call, outcome),
             Input::CallSubmitted { call, output } => self.call_submitted(call, output),
+            Input::CallStarted { call, worker } => self.call_started(call, worker),
             Input::CallRepeated { call } => self.call_repeated(call),
             Input::Clock => self.fire_timers(),
             Input::TokenSucceeded { token, output } => self.token_answered(&token, TokenAnswer::Success(output)),
@@ -679,6 +722,7 @@ impl Core {
             token: None,
             silent: false,
             remains: None,
+            own: None,
             phase: Phase::Enter,
         }
     }
@@ -747,13 +791,7 @@ impl Core {
                         return self.child_failed(&machine, parent, slot, frame, trouble);
                     }
                 },
-                // What ends the execution of an item of a distributed Map does not end the execution it belongs to.
-                Turn::Fatal(trouble) if frame.silent && frame.parent.is_some() => {
-                    if let Some((parent, slot)) = frame.parent {
-                        self.child_failed(&machine, parent, slot, frame, trouble);
-                    }
-                    return;
-                }
+                Turn::Fatal(trouble) if frame.silent => return self.child_execution_failed(&machine, frame, trouble),
                 Turn::Fatal(trouble) => {
                     self.arrive(&mut frame);
                     let previous = frame.previous;
@@ -827,8 +865,11 @@ impl Core {
             let Some((&key, &timer)) = self.timers.iter().next() else {
                 return;
             };
-            if key.0 > self.now {
+            if key.0.min(self.last_moment()) > self.now {
                 return;
+            }
+            if key.0 > self.last_moment() {
+                return self.time_out();
             }
             self.timers.remove(&key);
             match timer {
@@ -867,6 +908,12 @@ impl Core {
 
     /// Forgets a call, its timers and its token.
     fn end_call(&mut self, frame: &mut Frame, cancel: bool) {
+        if let Phase::Reading(Reading { call, .. }) | Phase::Writing(Writing { call, .. }) = &frame.phase
+            && self.calls.remove(call).is_some()
+            && cancel
+        {
+            self.progress.effects.push(Effect::Cancel { call: *call });
+        }
         if let Phase::Calling(calling) = &frame.phase {
             if let Some(key) = calling.timeout {
                 self.timers.remove(&key);
@@ -892,7 +939,10 @@ impl Core {
         };
         let machine = Arc::clone(&self.machine);
         let state = &machine.groups[frame.group].states[frame.state];
-        if let StateKind::Task(task) = &state.kind {
+        if let StateKind::Map(map) = &state.kind {
+            self.map_call_ended(&machine, &mut frame, state, map, outcome);
+        } else if let StateKind::Task(task) = &state.kind {
+            self.note_start(&mut frame, state, task, None);
             match outcome {
                 TaskOutcome::Failure { error, cause } => self.task_failed(&mut frame, state, task, error, cause),
                 TaskOutcome::Success { output, submitted } => {
@@ -935,6 +985,28 @@ impl Core {
         }
     }
 
+    fn call_started(&mut self, call: u64, worker: Option<String>) {
+        let Some(&id) = self.calls.get(&call) else { return };
+        let Some(mut frame) = self.frames.remove(&id) else { return };
+        let machine = Arc::clone(&self.machine);
+        let state = &machine.groups[frame.group].states[frame.state];
+        if let StateKind::Task(task) = &state.kind {
+            self.note_start(&mut frame, state, task, worker);
+        }
+        self.frames.insert(id, frame);
+    }
+
+    /// The event of a worker that takes up an activity's task, once. An answer shows that there was one.
+    fn note_start(&mut self, frame: &mut Frame, state: &State, task: &Task, worker: Option<String>) {
+        let Phase::Calling(calling) = &mut frame.phase else { return };
+        if std::mem::replace(&mut calling.started, true) {
+            return;
+        }
+        let (event_type, mut details) = task_event(&task.resource, TaskMoment::Started);
+        details.extend(worker.map(|worker| ("workerName", Detail::Text(worker.into()))));
+        self.emit(frame, event_type, state, details);
+    }
+
     fn call_submitted(&mut self, call: u64, output: Value) {
         let Some(&id) = self.calls.get(&call) else { return };
         let Some(mut frame) = self.frames.remove(&id) else { return };
@@ -971,9 +1043,7 @@ impl Core {
                 ResourceKind::Integration { service, .. } => service.as_ref(),
                 _ => task.resource.arn.as_ref(),
             };
-            let cause = format!(
-                "The state/task '{what}' returned a result with a size exceeding the maximum number of bytes service limit."
-            );
+            let cause = oversize_result(what);
             return self.task_failed(frame, state, task, Some("States.DataLimitExceeded".to_owned()), Some(cause));
         }
         self.end_call(frame, false);
@@ -1077,7 +1147,11 @@ impl Core {
                 Err(trouble) => self.handle(frame, state, trouble),
             },
             Phase::Broken(trouble) => self.handle(frame, state, trouble),
-            waiting @ (Phase::Calling(_) | Phase::Sleeping { .. } | Phase::Children(_)) => {
+            waiting @ (Phase::Calling(_)
+            | Phase::Reading(_)
+            | Phase::Writing(_)
+            | Phase::Sleeping { .. }
+            | Phase::Children(_)) => {
                 frame.phase = waiting;
                 Turn::Blocked
             }
@@ -1166,13 +1240,7 @@ impl Core {
             Some(template) => Some(self.fill(frame, state, template, Spot::Field("Credentials"), Given::default())?),
             None => None,
         };
-        if payload.is_oversize() {
-            let cause = format!(
-                "The state/task '{}' was given an input with a size exceeding the maximum number of bytes service limit.",
-                state.name
-            );
-            return Err(Trouble { kind: TroubleKind::Fatal, ..Trouble::named("States.DataLimitExceeded", cause) });
-        }
+        fits_as_input(state, &payload)?;
         self.schedule(frame, state, task, &payload, timeout, heartbeat, credentials.as_ref());
         if self.overflowed {
             return Ok(Turn::Blocked);
@@ -1198,6 +1266,7 @@ impl Core {
             timeout: timeout_key,
             seconds: timeout,
             heartbeat: heartbeat_key,
+            started: task.resource.kind != ResourceKind::Activity,
             submitted: false,
             early: None,
         });
@@ -1254,8 +1323,10 @@ impl Core {
             details.push(("taskCredentials", Detail::Object(object)));
         }
         self.emit(frame, event_type, state, details);
-        let (event_type, details) = task_event(&task.resource, TaskMoment::Started);
-        self.emit(frame, event_type, state, details);
+        if task.resource.kind != ResourceKind::Activity {
+            let (event_type, details) = task_event(&task.resource, TaskMoment::Started);
+            self.emit(frame, event_type, state, details);
+        }
     }
 
     fn choice(&mut self, frame: &mut Frame, state: &State) -> Result<Turn, Trouble> {
@@ -1312,7 +1383,9 @@ impl Core {
                 "{}Failed to transition out of the state. The state does not point to a next state.",
                 while_executing(frame, state)
             );
-            return Err(Trouble::named("States.NoChoiceMatched", cause));
+            // The documentation names States.NoChoiceMatched; this is what AWS gives. See
+            // docs/decisions/2026-11-25-a-choice-without-a-match-is-a-runtime-error.md.
+            return Err(Trouble::runtime(cause));
         };
         let assigned =
             self.assignments(frame, state, state.assign.as_deref(), Spot::Field("Assign"), Given::default())?;
@@ -1426,6 +1499,7 @@ impl Core {
         branches: &[usize],
     ) -> Result<Turn, Trouble> {
         let input = self.arguments(frame, state)?;
+        fits_as_input(state, &input)?;
         self.emit(frame, EventType::ParallelStateStarted, state, Vec::new());
         let mut slots = Vec::with_capacity(branches.len());
         for (slot, &group) in branches.iter().enumerate() {
@@ -1441,8 +1515,7 @@ impl Core {
             limit: running,
             items: None,
             failed: 0,
-            tolerated: 0,
-            distributed: false,
+            run: None,
         });
         Ok(Turn::Blocked)
     }
@@ -1476,34 +1549,33 @@ impl Core {
     }
 
     fn map(&mut self, machine: &Machine, frame: &mut Frame, state: &State, map: &MapState) -> Result<Turn, Trouble> {
-        let items = self.items(frame, state, map)?;
+        let reads = map.distribution.as_ref().is_some_and(|distribution| distribution.reader.is_some());
+        let items = if reads { Vec::new() } else { self.items(frame, state, map)? };
         let wanted = self.amount(frame, state, map.max_concurrency.as_ref(), "MaxConcurrency", 0)?.unwrap_or(0);
-        let tolerated_count = self.amount(frame, state, map.tolerated_count.as_ref(), "ToleratedFailureCount", 0)?;
-        let tolerated_percentage =
-            self.amount(frame, state, map.tolerated_percentage.as_ref(), "ToleratedFailurePercentage", 0)?;
         self.emit(frame, EventType::MapStateStarted, state, vec![("length", Detail::Number(items.len() as u64))]);
-        if map.distributed {
-            let arn = format!(
-                "{}/{}:{}",
-                self.settings.execution_arn.replace(":execution:", ":mapRun:"),
-                state.name,
-                self.random.uuid()
-            );
-            self.emit(frame, EventType::MapRunStarted, state, vec![("mapRunArn", Detail::Text(arn.into()))]);
+        let tolerated_count = self.amount(frame, state, map.tolerated_count.as_ref(), "ToleratedFailureCount", 0)?;
+        let tolerated_percentage = self.percentage(frame, state, map.tolerated_percentage.as_ref())?;
+        if let Some(distribution) = &map.distribution {
+            let tolerance = Tolerance { count: tolerated_count, percentage: tolerated_percentage };
+            return self.start_run(machine, frame, state, map, distribution, items, wanted, tolerance);
         }
-        if items.is_empty() {
-            self.emit_aside(frame, EventType::MapStateSucceeded, state, Vec::new());
-            return self.conclude(frame, state, Some(json!([]).into()));
-        }
-        let most = if map.distributed { 10_000 } else { MAX_INLINE_CONCURRENCY };
-        let limit = if wanted == 0 { most } else { wanted.min(most) } as usize;
         // Thresholds are a matter of distributed Maps; an inline Map fails with its first iteration.
-        let tolerated = if map.distributed {
-            let by_percentage = tolerated_percentage.map_or(0, |percentage| items.len() * percentage as usize / 100);
-            tolerated_count.map_or(by_percentage, |count| by_percentage.max(count as usize))
-        } else {
-            0
-        };
+        let limit = if wanted == 0 { MAX_INLINE_CONCURRENCY } else { wanted.min(MAX_INLINE_CONCURRENCY) };
+        self.iterate(machine, frame, state, map, items, limit as usize, None)
+    }
+
+    /// Starts the iterations of a Map whose items are known.
+    #[allow(clippy::too_many_arguments)]
+    fn iterate(
+        &mut self,
+        machine: &Machine,
+        frame: &mut Frame,
+        state: &State,
+        map: &MapState,
+        items: Vec<Value>,
+        limit: usize,
+        run: Option<Box<MapRun>>,
+    ) -> Result<Turn, Trouble> {
         let mut children = Children {
             slots: Vec::with_capacity(items.len()),
             next: 0,
@@ -1512,12 +1584,19 @@ impl Core {
             limit,
             items: Some(items),
             failed: 0,
-            tolerated,
-            distributed: map.distributed,
+            run,
         };
         children.slots.resize_with(children.items.as_ref().map_or(0, Vec::len), || Slot::Idle);
+        if children.slots.is_empty() {
+            self.settle(frame, state, children, frame.previous);
+            return Ok(Turn::Blocked);
+        }
         let previous = frame.previous;
-        self.start_iterations(machine, frame, state, map, &mut children, previous)?;
+        if let Err(trouble) = self.start_iterations(machine, frame, state, map, &mut children, previous) {
+            // Those that have been started must not go on without the Map.
+            self.abort_children(machine, frame, &children, previous);
+            return Err(trouble);
+        }
         frame.phase = Phase::Children(children);
         Ok(Turn::Blocked)
     }
@@ -1539,14 +1618,17 @@ impl Core {
                 Some(items) => std::mem::take(&mut items[slot]),
                 None => Value::Null,
             };
+            let batched = children.run.as_ref().is_some_and(|run| run.batched);
             let input = match &map.selector {
-                Some(template) => {
+                Some(template) if !batched => {
                     let given = Given { item: Some((slot, &item)), ..Given::default() };
                     self.fill(frame, state, template, Spot::Field("ItemSelector"), given)?
                 }
-                None => item.clone().into(),
+                _ => item.clone().into(),
             };
-            let silent = frame.silent || children.distributed;
+            fits_as_input(state, &input)?;
+            let own = children.run.as_ref().map(|run| self.new_child_execution(run, &input));
+            let silent = frame.silent || own.is_some();
             let started = if silent {
                 previous
             } else {
@@ -1554,7 +1636,8 @@ impl Core {
             };
             let child = self.child(machine, frame, state, slot, map.group, input, started);
             if let Some(child) = self.frames.get_mut(&child) {
-                child.item = Some((slot, item.into()));
+                child.item = own.is_none().then(|| (slot, item.into()));
+                child.own = own;
                 child.silent = silent;
             }
             children.slots[slot] = Slot::Running(child);
@@ -1652,12 +1735,9 @@ impl Core {
         next: Next,
     ) -> Result<Turn, Trouble> {
         if output.is_oversize() {
-            let cause = format!(
-                "The state/task '{}' returned a result with a size exceeding the maximum number of bytes service limit.",
-                state.name
-            );
-            return Err(Trouble { kind: TroubleKind::Fatal, ..Trouble::named("States.DataLimitExceeded", cause) });
+            return Err(Trouble::oversize(oversize_result(&state.name)));
         }
+        let variables_bytes = self.variables_with(frame, state, &assigned)?;
         if let Some(exited) = exited_type(&state.kind) {
             let mut details = vec![
                 ("name", Detail::Text(Arc::clone(&state.name))),
@@ -1675,6 +1755,7 @@ impl Core {
         }
         frame.variables.extend(assigned);
         frame.remains = None;
+        self.variables_bytes = variables_bytes;
         match next {
             Next::State(index) => {
                 frame.state = index;
@@ -1686,9 +1767,44 @@ impl Core {
         }
     }
 
+    /// The bytes of all variables after an assignment, if they are not too many.
+    fn variables_with(&self, frame: &Frame, state: &State, assigned: &[(Arc<str>, Payload)]) -> Result<usize, Trouble> {
+        let together: usize = assigned.iter().map(|(_, value)| value.size_bytes()).sum();
+        if together > MAX_PAYLOAD_BYTES {
+            let cause = format!(
+                "The variables that the state '{}' assigns exceed the maximum number of bytes service limit.",
+                state.name
+            );
+            return Err(Trouble::oversize(cause));
+        }
+        if frame.silent || assigned.is_empty() {
+            return Ok(self.variables_bytes);
+        }
+        let replaced: usize =
+            assigned.iter().filter_map(|(name, _)| frame.variables.get(name)).map(Payload::size_bytes).sum();
+        let bytes = (self.variables_bytes + together).saturating_sub(replaced);
+        if bytes > MAX_VARIABLES_BYTES {
+            let cause = format!(
+                "With those that the state '{}' assigns, the variables of the execution exceed the maximum number of bytes service limit.",
+                state.name
+            );
+            return Err(Trouble::oversize(cause));
+        }
+        Ok(bytes)
+    }
+
+    /// The variables of a frame end with it.
+    fn forget_variables(&mut self, frame: &Frame) {
+        if !frame.silent {
+            let bytes: usize = frame.variables.values().map(Payload::size_bytes).sum();
+            self.variables_bytes = self.variables_bytes.saturating_sub(bytes);
+        }
+    }
+
     // ── children ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     fn child_ended(&mut self, machine: &Machine, parent: FrameId, slot: usize, child: Frame, output: Payload) {
+        self.forget_variables(&child);
         let Some(mut frame) = self.frames.remove(&parent) else {
             return;
         };
@@ -1697,8 +1813,10 @@ impl Core {
             StateKind::Map(map) => Some(map.as_ref()),
             _ => None,
         };
+        // R: the next iteration follows the last event inside this one, the end of the Map follows the event of its success.
+        let mut ended = child.previous;
         if map.is_some() && !child.silent {
-            self.event(
+            ended = self.event(
                 child.previous,
                 EventType::MapIterationSucceeded,
                 Some(&state.name),
@@ -1706,6 +1824,9 @@ impl Core {
             );
         }
         if let Phase::Children(mut children) = std::mem::replace(&mut frame.phase, Phase::Attempt) {
+            if let Some(run) = &mut children.run {
+                run.note(slot, &child, self.now, Ok(&output));
+            }
             children.slots[slot] = Slot::Finished(output);
             children.running -= 1;
             children.finished += 1;
@@ -1720,7 +1841,7 @@ impl Core {
                     frame.phase = Phase::Broken(trouble);
                     self.ready.push_back(parent);
                 }
-                Ok(()) => self.settle(&mut frame, state, children, child.previous),
+                Ok(()) => self.settle(&mut frame, state, children, ended),
             }
         }
         self.frames.insert(parent, frame);
@@ -1733,25 +1854,45 @@ impl Core {
             return;
         }
         frame.previous = previous;
-        let distributed = children.distributed;
         let results = children.slots.into_iter().filter_map(|slot| match slot {
             Slot::Finished(output) => Some(output.into_value()),
             _ => None,
         });
-        let result = Payload::from(Value::Array(results.collect()));
-        let succeeded = match state.kind {
-            StateKind::Map(_) => EventType::MapStateSucceeded,
-            _ => EventType::ParallelStateSucceeded,
-        };
-        if distributed {
-            self.emit_aside(frame, EventType::MapRunSucceeded, state, Vec::new());
+        let results: Vec<Value> = results.collect();
+        match (children.run, &state.kind) {
+            (Some(run), _) => return self.run_ended(frame, state, *run, results),
+            (None, StateKind::Map(_)) => self.map_succeeded(frame, state, false),
+            (None, _) => {
+                self.emit_aside(frame, EventType::ParallelStateSucceeded, state, Vec::new());
+            }
         }
-        self.emit_aside(frame, succeeded, state, Vec::new());
-        frame.phase = Phase::Returned(result);
+        self.return_results(frame, state, Value::Array(results));
+    }
+
+    /// What the children gave together is the result of their state; too much of it is a failure that can be caught.
+    fn return_results(&mut self, frame: &mut Frame, state: &State, results: Value) {
+        let results = Payload::from(results);
+        frame.phase = if results.is_oversize() {
+            Phase::Broken(Trouble::named("States.DataLimitExceeded", oversize_result(&state.name)))
+        } else {
+            Phase::Returned(results)
+        };
         self.ready.push_back(frame.id);
     }
 
+    /// The events beside the branch that say that a Map is done: that of its run, if it is distributed, and its own.
+    fn map_succeeded(&mut self, frame: &mut Frame, state: &State, distributed: bool) {
+        let mut previous = frame.previous;
+        if distributed {
+            previous = self.emit_aside(frame, EventType::MapRunSucceeded, state, Vec::new());
+        }
+        if !frame.silent {
+            self.event(previous, EventType::MapStateSucceeded, Some(&state.name), Vec::new());
+        }
+    }
+
     fn child_failed(&mut self, machine: &Machine, parent: FrameId, slot: usize, child: Frame, trouble: Trouble) {
+        self.forget_variables(&child);
         let Some(mut frame) = self.frames.remove(&parent) else {
             return;
         };
@@ -1768,8 +1909,8 @@ impl Core {
             children.slots[slot] = Slot::Failed;
             children.running -= 1;
             children.failed += 1;
-            if children.distributed {
-                return self.iteration_failed(machine, frame, children);
+            if children.run.is_some() {
+                return self.child_run_failed(machine, frame, children, slot, &child, trouble);
             }
             // R: the state that failed is aborted like those of its siblings.
             let inner = &machine.groups[child.group].states[child.state];
@@ -1785,36 +1926,6 @@ impl Core {
             self.ready.push_back(parent);
         }
         self.frames.insert(parent, frame);
-    }
-
-    /// A child execution of a distributed Map failed: the Map goes on as long as its threshold allows.
-    fn iteration_failed(&mut self, machine: &Machine, mut frame: Frame, mut children: Children) {
-        let (id, previous) = (frame.id, frame.previous);
-        let state = &machine.groups[frame.group].states[frame.state];
-        let trouble = if children.failed > children.tolerated {
-            Some(Trouble::named(
-                "States.ExceedToleratedFailureThreshold",
-                "The specified tolerated failure threshold was exceeded",
-            ))
-        } else {
-            children.finished += 1;
-            match &state.kind {
-                StateKind::Map(map) => {
-                    self.start_iterations(machine, &mut frame, state, map, &mut children, previous).err()
-                }
-                _ => None,
-            }
-        };
-        match trouble {
-            Some(trouble) => {
-                self.abort_children(machine, &mut frame, &children, previous);
-                self.emit(&mut frame, EventType::MapRunFailed, state, failure_details(&trouble));
-                frame.phase = Phase::Broken(trouble);
-                self.ready.push_back(id);
-            }
-            None => self.settle(&mut frame, state, children, previous),
-        }
-        self.frames.insert(id, frame);
     }
 
     /// Ends the children that are still at work, and theirs; every event points to the one that made it necessary. Gives
@@ -1834,6 +1945,7 @@ impl Core {
                 continue;
             };
             let inner = &machine.groups[child.group].states[child.state];
+            self.forget_variables(&child);
             self.end_call(&mut child, true);
             if let Phase::Sleeping { timer, .. } = child.phase {
                 self.timers.remove(&timer);
@@ -1997,7 +2109,12 @@ impl Core {
             None => return Ok(None),
             Some(Amount::Fixed(value)) => return Ok(Some(*value)),
             Some(Amount::Query(Query::Path(query))) => {
-                let found = query.find(&self.view(frame, state, Given::default()));
+                let view = self.view(frame, state, Given::default());
+                let found = query.find(&view);
+                // R: only the times of a Wait have a sentence of their own for a path that names nothing.
+                if found.is_none() && field != "Seconds" {
+                    return Err(no_results(frame, state, query.missing(&view)));
+                }
                 return amount_by_path(found, query.text(), field, least)
                     .map(Some)
                     .map_err(|cause| Trouble::runtime(format!("{}{cause}", while_executing(frame, state))));
@@ -2107,6 +2224,9 @@ impl Core {
         if let Some(at) = self.redriven_at {
             context["Execution"]["RedriveTime"] = iso_instant(at).into();
         }
+        if let Some(child) = self.child_execution(frame) {
+            child.describe(&mut context);
+        }
         // R: only states that can be retried have the counter.
         if matches!(state.kind, StateKind::Task(_) | StateKind::Parallel { .. } | StateKind::Map(_)) {
             context["State"]["RetryCount"] = frame.retry_count.into();
@@ -2121,6 +2241,7 @@ impl Core {
         let mut item = item.map(|(index, value)| (index, value.clone()));
         while let Some(current) = holder
             && item.is_none()
+            && current.own.is_none()
         {
             item = current.item.as_ref().map(|(index, payload)| (*index, payload.value().clone()));
             holder = current.parent.and_then(|(parent, _)| self.frames.get(&parent));
@@ -2196,9 +2317,7 @@ fn path_trouble(view: &View<'_>, spot: Spot<'_>, error: PathError) -> Trouble {
 fn no_results(frame: &Frame, state: &State, error: PathError) -> Trouble {
     let start = while_executing(frame, state);
     match error {
-        PathError::Missing { path, canonical } => {
-            Trouble::runtime(format!("{start}Invalid path '{path}' : No results for path: {canonical}"))
-        }
+        PathError::Missing { path, reason } => Trouble::runtime(format!("{start}Invalid path '{path}' : {reason}")),
         PathError::MissingArgument { path, .. } => Trouble::runtime(format!("{start}Invalid path '{path}'")),
         PathError::Intrinsic { message, .. } => Trouble::named("States.IntrinsicFailure", format!("{start}{message}")),
     }
@@ -2230,6 +2349,7 @@ fn amount_by_path(found: Option<Value>, path: &str, field: &str, least: u64) -> 
         other => other.as_i64(),
     };
     match number {
+        Some(number) if number < 0 && field.starts_with("Tolerated") => Err(format!("{field} cannot be negative.")),
         Some(number) if number < 0 || (number as u64) < least => {
             Err(format!("The {field}Path parameter references a negative value: {path} == {number}"))
         }
@@ -2274,6 +2394,22 @@ fn while_executing(frame: &Frame, state: &State) -> String {
         "An error occurred while executing the state '{}' (entered at the event id #{}). ",
         state.name, frame.entered
     )
+}
+
+fn oversize_result(what: &str) -> String {
+    format!(
+        "The state/task '{what}' returned a result with a size exceeding the maximum number of bytes service limit."
+    )
+}
+
+fn fits_as_input(state: &State, input: &Payload) -> Result<(), Trouble> {
+    if input.is_oversize() {
+        return Err(Trouble::oversize(format!(
+            "The state/task '{}' was given an input with a size exceeding the maximum number of bytes service limit.",
+            state.name
+        )));
+    }
+    Ok(())
 }
 
 fn untruncated() -> Detail {

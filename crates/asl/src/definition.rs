@@ -20,6 +20,11 @@ use crate::source::{self, Kind, Member, Node, Place};
 use crate::substitution;
 use crate::template::{Amount, Query, Template};
 
+mod distributed;
+mod integrations;
+
+pub(crate) use distributed::{Batcher, Distribution, Format, Headers, Percentage, Transformation, Writer};
+
 /// The longest name of a state.
 const MAX_STATE_NAME: usize = 80;
 /// The most bytes a definition may have.
@@ -196,8 +201,9 @@ pub(crate) struct MapState {
     pub(crate) selector: Option<Template>,
     pub(crate) max_concurrency: Option<Amount>,
     pub(crate) tolerated_count: Option<Amount>,
-    pub(crate) tolerated_percentage: Option<Amount>,
-    pub(crate) distributed: bool,
+    pub(crate) tolerated_percentage: Option<Percentage>,
+    /// Its iterations are executions of their own.
+    pub(crate) distribution: Option<Distribution>,
 }
 
 #[derive(Debug)]
@@ -370,6 +376,17 @@ struct Scene<'a> {
     language: QueryLanguage,
     /// Names of the sibling states.
     siblings: &'a HashMap<String, usize>,
+}
+
+impl Scene<'_> {
+    fn is_jsonata(&self) -> bool {
+        self.language == QueryLanguage::JSONata
+    }
+
+    /// The field that says what a call is given.
+    fn arguments_field(&self) -> &'static str {
+        if self.is_jsonata() { "Arguments" } else { "Parameters" }
+    }
 }
 
 impl Compiler {
@@ -1053,7 +1070,7 @@ impl Compiler {
             _ => self.next(&scene, member.place).unwrap_or(Next::End),
         };
         let assign = self.assign(&scene);
-        let arguments_field = if language == QueryLanguage::JSONata { "Arguments" } else { "Parameters" };
+        let arguments_field = scene.arguments_field();
         let flow = Flow {
             output: if language == QueryLanguage::JSONata { self.template(&scene, "Output") } else { None },
             arguments: if kind_name == "Map" { None } else { self.template(&scene, arguments_field) },
@@ -1120,7 +1137,12 @@ impl Compiler {
                         }
                     }
                     Some(text) => match Resource::parse(text) {
-                        Some(resource) => Some(resource),
+                        Some(resource) => {
+                            if let Some(message) = integrations::refusal(&resource) {
+                                self.error("unknown-integration", value.place, at, message);
+                            }
+                            Some(resource)
+                        }
                         None => {
                             self.error("bad-resource", value.place, at, format!("`{text}` is not an ARN: a Resource looks like `arn:aws:states:::lambda:invoke` or the ARN of a function"));
                             None
@@ -1456,7 +1478,10 @@ impl Compiler {
                 None => {}
                 Some(mode) => match mode.as_str() {
                     Some("INLINE") => {}
-                    Some("DISTRIBUTED") => distributed = true,
+                    Some("DISTRIBUTED") => {
+                        distributed = true;
+                        self.execution_type(config, &config_path);
+                    }
                     _ => self.error(
                         "bad-value",
                         mode.place,
@@ -1509,17 +1534,8 @@ impl Compiler {
         let max_concurrency = self.amount_path(scene, "MaxConcurrency", "MaxConcurrencyPath", 0, MAX_SECONDS);
         let tolerated_count =
             self.amount_path(scene, "ToleratedFailureCount", "ToleratedFailureCountPath", 0, MAX_SECONDS);
-        let tolerated_percentage =
-            self.amount_path(scene, "ToleratedFailurePercentage", "ToleratedFailurePercentagePath", 0, 100);
-        // These read from and write to S3 on behalf of child executions; a runner without AWS has nothing to do it with.
-        for field in ["ItemReader", "ItemBatcher", "ResultWriter"] {
-            if let Some(value) = scene.node.get(field).filter(|_| self.placeholders == Placeholders::Refused) {
-                let message = format!(
-                    "`{field}` only works on Step Functions itself: give the Map its items as `Items` to run it here"
-                );
-                self.error("unsupported", value.place, join(&scene.path, field), message);
-            }
-        }
+        let tolerated_percentage = self.percentage(scene);
+        let distribution = self.distribution(scene);
         Some(StateKind::Map(Box::new(MapState {
             group: group?,
             items,
@@ -1527,8 +1543,28 @@ impl Compiler {
             max_concurrency,
             tolerated_count,
             tolerated_percentage,
-            distributed,
+            // Without the mode, the fields of a distributed Map are read for their mistakes and mean nothing.
+            distribution: distributed.then_some(distribution),
         })))
+    }
+
+    /// Child executions of a distributed Map are of a type that has to be said.
+    fn execution_type(&mut self, config: &Node, path: &str) {
+        match config.get("ExecutionType") {
+            None => self.error(
+                "missing-field",
+                config.place,
+                path,
+                "a distributed Map needs an `ExecutionType`: \"STANDARD\" or \"EXPRESS\"",
+            ),
+            Some(value) if !matches!(value.as_str(), Some("STANDARD" | "EXPRESS")) => self.error(
+                "bad-value",
+                value.place,
+                join(path, "ExecutionType"),
+                "`ExecutionType` is \"STANDARD\" or \"EXPRESS\"",
+            ),
+            Some(_) => {}
+        }
     }
 
     /// The error names of a retrier or catcher, and the rules about `States.ALL`.

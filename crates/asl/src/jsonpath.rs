@@ -124,8 +124,8 @@ pub(crate) enum PathError {
     Missing {
         /// The path as written.
         path: String,
-        /// As Jayway writes it, with brackets.
-        canonical: String,
+        /// Why, in the words of Jayway.
+        reason: String,
     },
     /// A path among the arguments of an intrinsic function names nothing.
     MissingArgument {
@@ -189,9 +189,7 @@ impl Query {
     /// The value, or why there is none.
     pub(crate) fn evaluate(&self, bindings: &dyn Bindings, random: &mut Random) -> Result<Value, PathError> {
         match &self.kind {
-            Kind::Path(path) => path
-                .evaluate(bindings)
-                .ok_or_else(|| PathError::Missing { path: self.text.to_string(), canonical: path.canonical() }),
+            Kind::Path(path) => path.evaluate(bindings).ok_or_else(|| self.missing(bindings)),
             // The sentence names the whole expression, however deep the call that failed.
             Kind::Call(call) => evaluate_call(call, bindings, random).map_err(|error| match error {
                 PathError::MissingArgument { path, .. } => {
@@ -211,6 +209,15 @@ impl Query {
             Kind::Path(path) => path.evaluate(bindings),
             Kind::Call(_) => None,
         }
+    }
+
+    /// What to say of a path that names nothing.
+    pub(crate) fn missing(&self, bindings: &dyn Bindings) -> PathError {
+        let reason = match &self.kind {
+            Kind::Path(path) => path.why_missing(bindings),
+            Kind::Call(_) => String::new(),
+        };
+        PathError::Missing { path: self.text.to_string(), reason }
     }
 
     /// The place a definite path names, without copying.
@@ -296,14 +303,30 @@ impl Path {
         Some(Value::Array(find(root, root, &self.steps).into_iter().cloned().collect()))
     }
 
-    /// `$['a'][0]`
-    fn canonical(&self) -> String {
+    /// Jayway tells a last member that is missing from one on the way.
+    fn why_missing(&self, bindings: &dyn Bindings) -> String {
+        if let Some(mut at) = self.root(bindings).filter(|_| self.definite) {
+            for (index, step) in self.steps.iter().enumerate() {
+                match walk(at, std::slice::from_ref(step)) {
+                    Some(next) => at = next,
+                    None if index + 1 < self.steps.len() && at.is_object() => {
+                        return format!("Missing property in path {}", self.canonical(index + 1));
+                    }
+                    None => break,
+                }
+            }
+        }
+        format!("No results for path: {}", self.canonical(self.steps.len()))
+    }
+
+    /// `$['a'][0]`, as far as so many steps.
+    fn canonical(&self, steps: usize) -> String {
         let mut text = match &self.root {
             Root::Input => "$".to_owned(),
             Root::Context => "$$".to_owned(),
             Root::Variable(name) => format!("${name}"),
         };
-        for step in &self.steps {
+        for step in &self.steps[..steps] {
             match step {
                 Step::Key(key) => text.push_str(&format!("['{key}']")),
                 Step::Index(index) => text.push_str(&format!("[{index}]")),
@@ -1084,8 +1107,13 @@ mod tests {
         ] {
             assert!(matches!(evaluate(path), Err(PathError::Missing { .. })), "{path}");
         }
-        let Err(PathError::Missing { canonical, .. }) = evaluate("$.a.b[0]['c d']") else { panic!() };
-        assert_eq!(canonical, "$['a']['b'][0]['c d']");
+        let reason = |path: &str| match evaluate(path) {
+            Err(PathError::Missing { reason, .. }) => reason,
+            other => panic!("{path}: {other:?}"),
+        };
+        assert_eq!(reason("$.store.book[0]['c d']"), "No results for path: $['store']['book'][0]['c d']");
+        assert_eq!(reason("$.store.book[9].title"), "No results for path: $['store']['book'][9]['title']");
+        assert_eq!(reason("$.a.b.c"), "Missing property in path $['a']");
     }
 
     #[test]

@@ -28,6 +28,7 @@ pub mod task;
 mod choice;
 mod hashing;
 mod intrinsics;
+mod items;
 mod jsonpath;
 mod moment;
 mod template;

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::core::{Core, Effect, Input, Settings};
-use crate::definition::Machine;
+use crate::definition::{Machine, ResourceKind};
 use crate::history::{Detail, EventType, HistoryEvent};
 use crate::jsonpath::same;
 use crate::problem::Problem;
@@ -44,6 +44,12 @@ pub enum ReplayError {
         /// Why.
         source: serde_json::Error,
     },
+    /// A case lacks a file.
+    #[error("`{}` is missing", path.display())]
+    Missing {
+        /// The file.
+        path: PathBuf,
+    },
     /// A folder holds no case.
     #[error("`{}` holds no recorded case", path.display())]
     Empty {
@@ -58,6 +64,7 @@ impl ReplayError {
         match self {
             ReplayError::Read { .. } => "name a folder that can be read",
             ReplayError::Shape { .. } => "compare the file with one of the recorded cases, or record it again",
+            ReplayError::Missing { .. } => "add the file: a case has definition.json and expected.json",
             ReplayError::Empty { .. } => {
                 "name a folder with definition.json, input.json and expected.json in it or below it"
             }
@@ -103,6 +110,24 @@ impl CaseReport {
     /// Whether everything but prose is the same.
     pub fn agrees_in_detail(&self) -> bool {
         self.agrees() && self.details != Agreement::Different
+    }
+}
+
+impl CaseReport {
+    /// A case that could not be replayed, which counts as one that differs.
+    fn unreadable(id: String, error: &ReplayError) -> CaseReport {
+        let mut why = error.to_string();
+        if let Some(source) = std::error::Error::source(error) {
+            why.push_str(&format!(": {source}"));
+        }
+        CaseReport {
+            id,
+            outcome: Agreement::Different,
+            events: Agreement::NotRecorded,
+            details: Agreement::NotRecorded,
+            wording: Agreement::NotRecorded,
+            differences: vec![format!("not replayed: {why}; {}", error.remedy())],
+        }
     }
 }
 
@@ -190,6 +215,9 @@ struct Mock {
     payload: Value,
     outcome: MockOutcome,
     submitted: Option<Value>,
+    /// Who took up an activity's task.
+    #[serde(rename = "workerName")]
+    worker_name: Option<String>,
     #[serde(default)]
     trace: Vec<String>,
     #[serde(skip)]
@@ -233,7 +261,8 @@ struct ExpectedEvent {
     details: Option<serde_json::Map<String, Value>>,
 }
 
-/// Replays every case in the given folders, or below them, in the order of their names.
+/// Replays every case in the given folders, or below them, in the order of their names. A case that cannot be read is
+/// reported as one that differs, with the reason.
 pub fn replay_all(folders: &[PathBuf]) -> Result<Vec<CaseReport>, ReplayError> {
     let mut cases = Vec::new();
     for folder in folders {
@@ -243,11 +272,20 @@ pub fn replay_all(folders: &[PathBuf]) -> Result<Vec<CaseReport>, ReplayError> {
             return Err(ReplayError::Empty { path: folder.clone() });
         }
     }
-    cases.iter().map(|case| replay_case(case)).collect()
+    let replay =
+        |case: &PathBuf| replay_case(case).unwrap_or_else(|error| CaseReport::unreadable(name_of(case), &error));
+    Ok(cases.iter().map(replay).collect())
+}
+
+/// The files of a case. A folder that has any of them is meant to be one.
+const CASE_FILES: [&str; 4] = ["case.json", "definition.json", "expected.json", "mocks.json"];
+
+fn name_of(folder: &Path) -> String {
+    folder.file_name().map_or_else(|| folder.display().to_string(), |name| name.to_string_lossy().into_owned())
 }
 
 fn collect(folder: &Path, depth: usize, cases: &mut Vec<PathBuf>) -> Result<(), ReplayError> {
-    if folder.join("definition.json").is_file() && folder.join("expected.json").is_file() {
+    if CASE_FILES.iter().any(|file| folder.join(file).is_file()) {
         cases.push(folder.to_owned());
         return Ok(());
     }
@@ -265,6 +303,9 @@ fn collect(folder: &Path, depth: usize, cases: &mut Vec<PathBuf>) -> Result<(), 
 }
 
 fn read_text(path: &Path) -> Result<String, ReplayError> {
+    if !path.exists() {
+        return Err(ReplayError::Missing { path: path.to_owned() });
+    }
     fs::read_to_string(path).map_err(|source| ReplayError::Read { path: path.to_owned(), source })
 }
 
@@ -281,15 +322,19 @@ pub fn replay_case(folder: &Path) -> Result<CaseReport, ReplayError> {
     let case: CaseFile = read_json_if_there(&folder.join("case.json"))?;
     let mocks: MocksFile = read_json_if_there(&folder.join("mocks.json"))?;
     let definition = read_text(&folder.join("definition.json"))?;
-    let input: Value = read_json_if_there(&folder.join("input.json"))?;
+    // What `StartExecution` takes when it is given no input.
+    let input = match folder.join("input.json") {
+        path if path.is_file() => read_json(&path)?,
+        _ => json!({}),
+    };
     let expected: Expected = read_json(&folder.join("expected.json"))?;
-    let id = case
-        .id
-        .unwrap_or_else(|| folder.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned()));
+    let id = case.id.unwrap_or_else(|| name_of(folder));
     let wildcards: Vec<String> =
         case.wildcards.iter().filter_map(|wildcard| wildcard.as_str().map(str::to_owned)).collect();
     let pattern = Pattern { wildcards };
-    match run(&definition, input, mocks.tasks, &pattern) {
+    let mut tasks = mocks.tasks;
+    name_workers(&mut tasks, expected.events.as_deref().unwrap_or_default());
+    match run(&definition, input, tasks, &pattern, Stop::of(&expected)) {
         Ok((outcome, events)) => Ok(compare(id, &expected, outcome.as_ref(), &events, &pattern)),
         Err(problems) => {
             let mut report = CaseReport {
@@ -306,6 +351,17 @@ pub fn replay_case(folder: &Path) -> Result<CaseReport, ReplayError> {
     }
 }
 
+/// Who took up an activity's task is something that happened in the world, like the answer: where the answers do not say
+/// it, the recorded events do.
+fn name_workers(tasks: &mut [Mock], recorded: &[ExpectedEvent]) {
+    let started = recorded.iter().filter(|event| event.event_type == "ActivityStarted");
+    let names = started.map(|event| event.details.as_ref()?.get("workerName")?.as_str().map(str::to_owned));
+    let of_activities = tasks.iter_mut().filter(|task| task.trace.iter().any(|event| event == "ActivityStarted"));
+    for (task, name) in of_activities.zip(names) {
+        task.worker_name = task.worker_name.take().or(name);
+    }
+}
+
 /// The settings the recordings were made with.
 fn settings() -> Settings {
     let mut settings = Settings::new("us-east-1", "111111111111", "ArnPart_0idx", "ExecArnPart_0idx");
@@ -313,9 +369,31 @@ fn settings() -> Settings {
     settings
 }
 
+/// Somebody stopped the recorded execution, which is a thing of the world too: when so many events had happened.
+struct Stop {
+    after: usize,
+    input: Input,
+}
+
+impl Stop {
+    fn of(expected: &Expected) -> Option<Stop> {
+        if expected.status != "ABORTED" {
+            return None;
+        }
+        let after = expected.events.as_ref().map_or(0, |events| events.len().saturating_sub(1));
+        Some(Stop { after, input: Input::Stop { error: expected.error.clone(), cause: expected.cause.clone() } })
+    }
+}
+
 type Ran = (Option<ExecutionOutcome>, Vec<HistoryEvent>);
 
-fn run(definition: &str, input: Value, mut mocks: Vec<Mock>, pattern: &Pattern) -> Result<Ran, Vec<Problem>> {
+fn run(
+    definition: &str,
+    input: Value,
+    mut mocks: Vec<Mock>,
+    pattern: &Pattern,
+    mut stop: Option<Stop>,
+) -> Result<Ran, Vec<Problem>> {
     let machine = Machine::parse(definition)?;
     let mut core = Core::new(Arc::new(machine), Arc::new(settings()));
     let mut now: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap_or(Timestamp::UNIX_EPOCH);
@@ -324,13 +402,14 @@ fn run(definition: &str, input: Value, mut mocks: Vec<Mock>, pattern: &Pattern) 
     for _ in 0..MAX_STEPS {
         let next = match inputs.pop_front() {
             Some(input) => input,
-            None => match core.next_timer() {
-                Some(at) => {
+            None => match (stop.take_if(|stop| events.len() >= stop.after), core.next_timer()) {
+                (Some(stop), _) => stop.input,
+                (None, Some(at)) => {
                     now = now.max(at);
                     Input::Clock
                 }
                 // Nothing will ever happen again: a recorded call that never returned.
-                None => return Ok((None, events)),
+                (None, None) => return Ok((None, events)),
             },
         };
         let progress = core.apply(now, next);
@@ -368,6 +447,14 @@ fn answer(call: &TaskCall, mocks: &mut [Mock], pattern: &Pattern, inputs: &mut V
         return;
     };
     mock.used = true;
+    if call.resource.kind == ResourceKind::Activity {
+        let left_alone = mock.trace.iter().any(|event| event == "ActivityScheduled")
+            && !mock.trace.iter().any(|event| event == "ActivityStarted");
+        if !left_alone {
+            let worker = mock.worker_name.clone();
+            inputs.push_back(Input::CallStarted { call: id, worker });
+        }
+    }
     let was_submitted = mock.submitted.is_some() || mock.trace.iter().any(|event| event == "TaskSubmitted");
     let submitted = mock.submitted.clone().unwrap_or(Value::Null);
     if let Some(token) = call.task_token.as_deref().filter(|_| was_submitted) {
@@ -640,17 +727,27 @@ fn same_as_a_tree(recorded: &[ExpectedEvent], found: &[HistoryEvent], pattern: &
             at.map(|at| free.swap_remove(at)).is_some()
         });
     }
-    // Events that follow the end of several branches point to whichever ended last; that one is not compared.
-    let joins =
-        ["MapStateSucceeded", "ParallelStateSucceeded", "MapStateExited", "ParallelStateExited", "MapIterationStarted"];
+    // Events that follow the end of several branches point to whichever ended last. Which one that was is chance, and is
+    // not compared; what kind of event it was is compared for a Map, whose branches are alike.
+    let map_joins = ["MapStateSucceeded", "MapStateExited", "MapIterationStarted"];
+    let parallel_joins = ["ParallelStateSucceeded", "ParallelStateExited"];
+    let kind_of_recorded = |id: u64| id.checked_sub(1).and_then(|at| recorded.get(at as usize));
+    let kind_of_found = |id: u64| id.checked_sub(1).and_then(|at| found.get(at as usize));
+    let alike = |a: u64, b: u64| match (kind_of_recorded(a), kind_of_found(b)) {
+        (Some(a), Some(b)) => a.event_type == b.event_type.as_str(),
+        (None, None) => true,
+        _ => false,
+    };
     let mut given: BTreeMap<u64, u64> = BTreeMap::from([(0, 0)]);
     let mut free: Vec<&HistoryEvent> = found.iter().collect();
     for (index, event) in recorded.iter().enumerate() {
         let previous = event.previous_event_id.unwrap_or(0);
-        let joins = joins.contains(&event.event_type.as_str());
+        let kind = event.event_type.as_str();
         let at = free.iter().position(|candidate| {
             matches_event(event, candidate, pattern)
-                && (joins || given.get(&previous) == Some(&candidate.previous_event_id))
+                && (given.get(&previous) == Some(&candidate.previous_event_id)
+                    || parallel_joins.contains(&kind)
+                    || (map_joins.contains(&kind) && alike(previous, candidate.previous_event_id)))
         });
         let Some(at) = at else { return false };
         let candidate = free.remove(at);
@@ -763,6 +860,114 @@ mod tests {
         assert!(reports[1].agrees_in_detail(), "{:?}", reports[1]);
         assert_eq!(Summary::of(&reports).same_outcome, 1);
         assert!(reports[0].to_string().starts_with("bad: outcome DIFFERS, events same, details same: recorded output"));
+    }
+
+    #[test]
+    fn what_cannot_be_replayed_is_a_case_that_differs_and_says_why() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        for name in ["a", "b", "c", "d", "e"] {
+            case(&at(name), json!({"a": 1, "r": "x-123"}));
+        }
+        fs::remove_file(at("a").join("expected.json")).unwrap();
+        fs::remove_file(at("b").join("definition.json")).unwrap();
+        write(&at("c"), "mocks.json", &json!({"tasks": [{"state": "T", "outcome": {"kind": "explode"}}]}));
+        fs::write(at("d").join("expected.json"), "[").unwrap();
+        write(&at("e"), "definition.json", &json!({"StartAt": "Nowhere", "States": {}}));
+        let reports = replay_all(&[folder.path().to_owned()]).unwrap();
+        let said: Vec<&str> = reports.iter().map(|report| report.differences[0].as_str()).collect();
+        for (said, part) in said.iter().zip([
+            "expected.json` is missing",
+            "definition.json` is missing",
+            "explode",
+            "expected.json` is not",
+            "refused",
+        ]) {
+            assert!(said.contains(part), "{said} does not say {part}");
+        }
+        assert!(reports.iter().all(|report| !report.agrees()));
+        assert_eq!(Summary::of(&reports).same_outcome, 0);
+    }
+
+    #[test]
+    fn without_an_input_a_run_is_started_with_an_empty_object() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = folder.path().join("case");
+        fs::create_dir_all(&at).unwrap();
+        write(&at, "definition.json", &json!({"StartAt": "P", "States": {"P": {"Type": "Pass", "End": true}}}));
+        write(&at, "expected.json", &json!({"status": "SUCCEEDED", "output": {}}));
+        assert!(replay_case(&at).unwrap().agrees_in_detail());
+    }
+
+    #[test]
+    fn an_execution_that_was_stopped_is_stopped_where_it_was() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = folder.path().join("case");
+        fs::create_dir_all(&at).unwrap();
+        let states = json!({"V": {"Type": "Wait", "Seconds": 1, "Next": "W"}, "W": {"Type": "Wait", "Seconds": 60, "End": true}});
+        write(&at, "definition.json", &json!({"StartAt": "V", "States": states}));
+        let entered = |state: &str, previous: u64| json!({"type": "WaitStateEntered", "state": state, "previousEventId": previous, "details": {"input": {}, "name": state}});
+        let events = json!([
+            {"type": "ExecutionStarted", "previousEventId": 0, "details": {"input": {}}},
+            entered("V", 0),
+            {"type": "WaitStateExited", "state": "V", "previousEventId": 2, "details": {"name": "V", "output": {}}},
+            entered("W", 3),
+            {"type": "ExecutionAborted", "previousEventId": 0, "details": {"error": "E", "cause": "why"}}
+        ]);
+        let expected =
+            json!({"status": "ABORTED", "error": "E", "cause": "why", "ordering": "total", "events": events});
+        write(&at, "expected.json", &expected);
+        let report = replay_case(&at).unwrap();
+        assert!(report.agrees_in_detail(), "{report}");
+    }
+
+    #[test]
+    fn an_activity_is_taken_up_by_the_worker_of_the_recording_or_by_nobody() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = folder.path().join("case");
+        fs::create_dir_all(&at).unwrap();
+        let resource = "arn:aws:states:us-east-1:111111111111:activity:a";
+        write(
+            &at,
+            "definition.json",
+            &json!({"StartAt": "T", "States": {"T": {"Type": "Task", "Resource": resource, "TimeoutSeconds": 5, "End": true}}}),
+        );
+        let recorded = |trace: Value, worker: Value, last: Value| {
+            write(
+                &at,
+                "mocks.json",
+                &json!({"tasks": [{"state": "T", "workerName": worker, "trace": trace, "outcome": {"kind": "timeout"}}]}),
+            );
+            let mut events = vec![
+                json!({"type": "ExecutionStarted", "previousEventId": 0, "details": {"input": {}}}),
+                json!({"type": "TaskStateEntered", "state": "T", "previousEventId": 0, "details": {"input": {}, "name": "T"}}),
+                json!({"type": "ActivityScheduled", "previousEventId": 2, "details": {"input": {}, "resource": resource, "timeoutInSeconds": 5}}),
+            ];
+            events.extend(last.as_array().unwrap().clone());
+            let ordering =
+                json!({"status": "FAILED", "error": "States.Timeout", "ordering": "total", "events": events});
+            write(&at, "expected.json", &ordering);
+            replay_case(&at).unwrap()
+        };
+        let by_worker = recorded(
+            json!(["ActivityScheduled", "ActivityStarted", "ActivityTimedOut"]),
+            json!("w"),
+            json!([
+                {"type": "ActivityStarted", "previousEventId": 3, "details": {"workerName": "w"}},
+                {"type": "ActivityTimedOut", "previousEventId": 4, "details": {"error": "States.Timeout"}},
+                {"type": "ExecutionFailed", "previousEventId": 5, "details": {"error": "States.Timeout"}}
+            ]),
+        );
+        assert!(by_worker.agrees_in_detail(), "{by_worker}");
+        let by_nobody = recorded(
+            json!(["ActivityScheduled", "ActivityTimedOut"]),
+            Value::Null,
+            json!([
+                {"type": "ActivityTimedOut", "previousEventId": 3, "details": {"error": "States.Timeout"}},
+                {"type": "ExecutionFailed", "previousEventId": 4, "details": {"error": "States.Timeout"}}
+            ]),
+        );
+        assert!(by_nobody.agrees_in_detail(), "{by_nobody}");
     }
 
     #[test]

@@ -158,7 +158,8 @@ async fn a_choice_without_a_match_and_without_default_fails_the_execution() {
     }));
     let run = run(definition, json!({})).await;
     assert_eq!(run.outcome.status, ExecutionStatus::Failed);
-    assert_eq!(run.outcome.error.as_deref(), Some("States.NoChoiceMatched"));
+    // What AWS gives; the documentation names States.NoChoiceMatched.
+    assert_eq!(run.outcome.error.as_deref(), Some("States.Runtime"));
     assert_eq!(run.shape(), [(1, 0, "ExecutionStarted"), (2, 0, "ChoiceStateEntered"), (3, 2, "ExecutionFailed")]);
 }
 
@@ -409,7 +410,7 @@ async fn a_map_handles_its_items_in_order_with_index_and_value() {
             (9, 8, "PassStateEntered"),
             (10, 9, "PassStateExited"),
             (11, 10, "MapIterationSucceeded"),
-            (12, 10, "MapStateSucceeded"),
+            (12, 11, "MapStateSucceeded"),
         ]
     );
 }
@@ -423,6 +424,20 @@ async fn an_inline_map_runs_at_most_forty_iterations_at_once() {
     definition["TimeoutSeconds"] = json!(1);
     run_with(definition, json!({}), &script).await;
     assert_eq!(script.calls.lock().unwrap().len(), 40);
+}
+
+#[tokio::test]
+async fn iterations_that_have_begun_end_when_a_later_one_cannot_begin() {
+    let script = Script::default().state("T", vec![ok(json!(1))]);
+    let definition = machine(json!({
+        "M": {"Type": "Map", "Items": [{"v": 1}, {"v": 2}, {}], "ItemSelector": "{% $states.context.Map.Item.Value.v %}",
+              "ItemProcessor": {"StartAt": "T", "States": {"T": {"Type": "Task", "Resource": FUNCTION, "End": true}}},
+              "Catch": [{"ErrorEquals": ["States.QueryEvaluationError"], "Next": "W"}], "End": true},
+        "W": {"Type": "Wait", "Seconds": 5, "Output": "caught", "End": true}
+    }));
+    let run = run_with(definition, json!({}), &script).await;
+    assert_eq!(run.output(), &json!("caught"));
+    assert!(script.calls.lock().unwrap().is_empty(), "nothing is called for a Map that has failed");
 }
 
 #[tokio::test]

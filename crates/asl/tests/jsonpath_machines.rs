@@ -151,6 +151,11 @@ async fn what_a_path_does_not_find_ends_the_execution_and_is_not_caught() {
             "Invalid path '$.a.b' : No results for path: $['a']['b']",
         ),
         (
+            json!({"Type": "Pass", "InputPath": "$.none.b", "End": true}),
+            json!({"a": 1}),
+            "Invalid path '$.none.b' : Missing property in path $['none']",
+        ),
+        (
             json!({"Type": "Pass", "OutputPath": "$.b", "End": true}),
             json!({"a": 1}),
             "Invalid path '$.b' : No results for path: $['b']",
@@ -193,7 +198,7 @@ async fn what_a_path_does_not_find_ends_the_execution_and_is_not_caught() {
         (
             json!({"Type": "Task", "Resource": FUNCTION, "TimeoutSecondsPath": "$.none", "Catch": catch, "Next": "S"}),
             json!({}),
-            "The TimeoutSecondsPath parameter does not reference an input value: $.none",
+            "Invalid path '$.none' : No results for path: $['none']",
         ),
         (
             json!({"Type": "Map", "ItemsPath": "$.a", "ItemProcessor": {"StartAt": "I", "States": {"I": {"Type": "Succeed"}}}, "Catch": catch, "Next": "S"}),

@@ -1,11 +1,17 @@
-//! Whatever it is given, the crate neither panics nor hangs: definitions, inputs, paths, expressions, answers.
+//! Whatever it is given, the crate neither panics nor hangs, and its memory is bounded: definitions, inputs, paths,
+//! expressions, answers, journals.
+//!
+//! A few hundred cases of each kind are drawn on every run. `ASL_FUZZ_CASES` asks for as many as one has time for; a case
+//! that fails is kept beside this file and tried first from then on. See docs/fuzzing.md.
 
 #![allow(clippy::unwrap_used)]
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use asl::core::{Core, Effect, Input};
-use asl::{Machine, Settings, TaskOutcome};
+use asl::jsonata::{Bindings, Expression, Surroundings};
+use asl::{Execution, FileJournal, Machine, Record, Settings, TaskOutcome};
 use jiff::{SignedDuration, Timestamp};
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -150,8 +156,320 @@ fn drive(definition: &str, input: Value, seed: u64) -> Option<(String, Shape)> {
     panic!("it never ends");
 }
 
+/// The longest that one case may take: an expression is given five seconds.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// The most memory the process may ever have had.
+const MOST_KIB: u64 = 2 << 20;
+
+fn cases() -> ProptestConfig {
+    let cases = std::env::var("ASL_FUZZ_CASES").ok().and_then(|text| text.parse().ok()).unwrap_or(400);
+    ProptestConfig { cases, ..ProptestConfig::default() }
+}
+
+/// Does something that must come to an end soon and must not have taken much memory.
+fn bounded<T>(work: impl FnOnce() -> T) -> T {
+    let begun = Instant::now();
+    let done = work();
+    assert!(begun.elapsed() < PATIENCE, "it took {:?}", begun.elapsed());
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    let peak: u64 = peak.trim().trim_end_matches(" kB").parse().unwrap();
+    assert!(peak < MOST_KIB, "it took {peak} KiB");
+    done
+}
+
+/// JSONata by its grammar, so that most of it parses and does something.
+fn any_jsonata() -> impl Strategy<Value = String> {
+    let leaf = prop_oneof![
+        Just("$states.input".to_owned()),
+        Just("$states.input.a".to_owned()),
+        Just("$states.input.list".to_owned()),
+        Just("$states.context.Execution.Name".to_owned()),
+        Just("$x".to_owned()),
+        Just("$".to_owned()),
+        Just("a".to_owned()),
+        Just("*".to_owned()),
+        Just("**".to_owned()),
+        Just("null".to_owned()),
+        Just("true".to_owned()),
+        Just("[1..2000]".to_owned()),
+        Just("/a+(b|c)*$/i".to_owned()),
+        Just("function($v, $i) { $v & $i }".to_owned()),
+        Just("($f := function($n) { $f($n + 1) }; $f(0))".to_owned()),
+        any::<i64>().prop_map(|number| number.to_string()),
+        any::<f64>().prop_map(|number| format!("{number:?}")),
+        "[a-zü\\u{1F600} {}%\\[\\]$.-]{0,8}".prop_map(|text| format!("'{text}'")),
+    ];
+    const FUNCTIONS: [&str; 72] = [
+        "sum",
+        "count",
+        "max",
+        "min",
+        "average",
+        "string",
+        "substring",
+        "substringBefore",
+        "substringAfter",
+        "lowercase",
+        "uppercase",
+        "length",
+        "trim",
+        "pad",
+        "match",
+        "contains",
+        "replace",
+        "split",
+        "join",
+        "formatNumber",
+        "formatBase",
+        "formatInteger",
+        "parseInteger",
+        "number",
+        "floor",
+        "ceil",
+        "round",
+        "abs",
+        "sqrt",
+        "power",
+        "random",
+        "boolean",
+        "not",
+        "map",
+        "zip",
+        "filter",
+        "single",
+        "reduce",
+        "sift",
+        "keys",
+        "lookup",
+        "append",
+        "exists",
+        "spread",
+        "merge",
+        "reverse",
+        "each",
+        "error",
+        "assert",
+        "type",
+        "sort",
+        "shuffle",
+        "distinct",
+        "base64encode",
+        "base64decode",
+        "encodeUrlComponent",
+        "encodeUrl",
+        "decodeUrlComponent",
+        "decodeUrl",
+        "toMillis",
+        "fromMillis",
+        "now",
+        "millis",
+        "eval",
+        "parse",
+        "uuid",
+        "hash",
+        "partition",
+        "range",
+        "clone",
+        "nothing",
+        "states",
+    ];
+    const OPERATORS: [&str; 18] =
+        ["+", "-", "*", "/", "%", "&", "=", "!=", "<", "<=", ">", ">=", "and", "or", "in", "..", "~>", "."];
+    leaf.prop_recursive(5, 40, 4, |inner| {
+        let two = (inner.clone(), inner.clone());
+        prop_oneof![
+            (prop::sample::select(&FUNCTIONS[..]), prop::collection::vec(inner.clone(), 0..4))
+                .prop_map(|(name, arguments)| format!("${name}({})", arguments.join(", "))),
+            (two.clone(), prop::sample::select(&OPERATORS[..])).prop_map(|((a, b), sign)| format!("({a} {sign} {b})")),
+            two.clone().prop_map(|(a, b)| format!("{a}[{b}]")),
+            two.clone().prop_map(|(a, b)| format!("{a}.({b})")),
+            two.clone().prop_map(|(a, b)| format!("{a}{{{b}: {a}}}")),
+            two.clone().prop_map(|(a, b)| format!("{a}^(>{b})")),
+            two.clone().prop_map(|(a, b)| format!("($x := {a}; {b})")),
+            (inner.clone(), two.clone()).prop_map(|(a, (b, c))| format!("({a} ? {b} : {c})")),
+            two.clone().prop_map(|(a, b)| format!("{a}@$v.{b}#$i")),
+            prop::collection::vec(inner.clone(), 0..4).prop_map(|items| format!("[{}]", items.join(", "))),
+            inner.prop_map(|value| format!("{{'k': {value}}}")),
+        ]
+    })
+}
+
+/// JSONPath and intrinsic functions by their grammar.
+fn any_path() -> impl Strategy<Value = String> {
+    let step = prop_oneof![
+        Just(".a".to_owned()),
+        Just(".list".to_owned()),
+        Just("..b".to_owned()),
+        Just("[*]".to_owned()),
+        Just(".*".to_owned()),
+        Just("['a','b']".to_owned()),
+        Just(".length()".to_owned()),
+        Just("[?(@.a == 1)]".to_owned()),
+        Just("[?(@ =~ /a.*/i || !(@.b in [1, 'x']))]".to_owned()),
+        any::<i64>().prop_map(|index| format!("[{index}]")),
+        (any::<i32>(), any::<i32>()).prop_map(|(from, to)| format!("[{from}:{to}]")),
+        "[ -~]{0,6}".prop_map(|text| format!("['{text}']")),
+    ];
+    let path = (prop::sample::select(&["$", "$$", "$x", "$$.Execution"][..]), prop::collection::vec(step, 0..4))
+        .prop_map(|(root, steps)| root.to_owned() + &steps.concat());
+    let leaf = prop_oneof![
+        3 => path,
+        1 => any::<i64>().prop_map(|number| number.to_string()),
+        1 => any::<f64>().prop_map(|number| format!("{number:?}")),
+        1 => "[ -&(-~\\u{1F600}]{0,8}".prop_map(|text| format!("'{text}'")),
+    ];
+    const FUNCTIONS: [&str; 19] = [
+        "Format",
+        "StringToJson",
+        "JsonToString",
+        "Array",
+        "ArrayPartition",
+        "ArrayContains",
+        "ArrayRange",
+        "ArrayGetItem",
+        "ArrayLength",
+        "ArrayUnique",
+        "Base64Encode",
+        "Base64Decode",
+        "Hash",
+        "JsonMerge",
+        "MathRandom",
+        "MathAdd",
+        "StringSplit",
+        "UUID",
+        "Nothing",
+    ];
+    leaf.prop_recursive(4, 20, 4, |inner| {
+        (prop::sample::select(&FUNCTIONS[..]), prop::collection::vec(inner, 0..4))
+            .prop_map(|(name, arguments)| format!("States.{name}({})", arguments.join(", ")))
+    })
+}
+
+/// What an expression may read, in a test.
+struct World {
+    input: Value,
+    context: Value,
+}
+
+impl Bindings for World {
+    fn input(&self) -> &Value {
+        &self.input
+    }
+    fn context(&self) -> &Value {
+        &self.context
+    }
+    fn result(&self) -> Option<&Value> {
+        None
+    }
+    fn error_output(&self) -> Option<&Value> {
+        None
+    }
+    fn variable(&self, name: &str) -> Option<&Value> {
+        (name == "x").then_some(&self.input)
+    }
+}
+
+/// A journal of a short run, as it stands in a file.
+fn journal_text() -> String {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("journal");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let journal = FileJournal::create(&path).await.unwrap();
+        let start = "2026-01-01T00:00:00Z".parse().unwrap();
+        let execution = Execution::start(journaled(), json!({"a": 1}), Settings::new("r", "1", "M", "run"));
+        execution.with_journal(journal).run(&Echo, &asl::VirtualClock::at(start), &mut asl::Unobserved).await.unwrap();
+    });
+    std::fs::read_to_string(path).unwrap()
+}
+
+fn journaled() -> Arc<Machine> {
+    let definition = json!({"QueryLanguage": "JSONata", "StartAt": "M", "States": {
+        "M": {"Type": "Map", "Items": [1, 2], "Next": "W", "ItemProcessor": {"StartAt": "T", "States": {
+            "T": {"Type": "Task", "Resource": "arn:aws:lambda:r:1:function:f", "TimeoutSeconds": 5, "End": true}}}},
+        "W": {"Type": "Wait", "Seconds": 5, "End": true}}});
+    Arc::new(Machine::parse(&definition.to_string()).unwrap())
+}
+
+struct Echo;
+
+#[async_trait::async_trait]
+impl asl::TaskHandler for Echo {
+    async fn invoke(&self, call: asl::TaskCall) -> TaskOutcome {
+        TaskOutcome::success(call.payload.into_value())
+    }
+}
+
+/// Opens a file as a journal, and if that works goes on with it to the end.
+fn resume_from(bytes: &[u8]) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("journal");
+    std::fs::write(&path, bytes).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let Ok((journal, records)) = FileJournal::open(&path).await else { return };
+        go_on(&records, journal).await;
+    });
+}
+
+async fn go_on(records: &[Record], journal: impl asl::Journal + 'static) {
+    let Ok(execution) = Execution::resume(journaled(), records, journal, 0) else { return };
+    let clock = asl::VirtualClock::at("2026-01-01T00:00:00Z".parse().unwrap());
+    let ended = tokio::time::timeout(PATIENCE, execution.run(&Echo, &clock, &mut asl::Unobserved)).await;
+    ended.unwrap_or_else(|_| panic!("a resumed run never ends: {records:?}")).ok();
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(400))]
+    #![proptest_config(cases())]
+
+    #[test]
+    fn any_jsonata_gives_a_value_or_an_error(source in any_jsonata(), input in any_json()) {
+        bounded(|| {
+            let Ok(expression) = Expression::parse(&source) else { return };
+            let world = World { input: json!({"a": input, "list": [input, 1, "x", [2]]}), context: json!({"Execution": {"Name": "n"}}) };
+            let mut random = asl::random::Random::seeded(1);
+            let surroundings = Surroundings { now: Timestamp::UNIX_EPOCH, random: &mut random };
+            let _ = expression.evaluate(&world, surroundings);
+        });
+    }
+
+    #[test]
+    fn any_path_gives_a_value_or_an_error(source in any_path(), input in any_json()) {
+        bounded(|| {
+            let definition = json!({"StartAt": "P", "States": {"P": {"Type": "Pass", "Parameters": {"v.$": source},
+                "InputPath": "$", "ResultPath": "$.r", "OutputPath": "$.r", "End": true}}});
+            drive(&definition.to_string(), json!({"a": input, "list": [input, {"a": 1, "b": 2}]}), 1);
+        });
+    }
+
+    #[test]
+    fn any_file_is_a_journal_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+        bounded(|| resume_from(&bytes));
+    }
+
+    #[test]
+    fn a_journal_that_was_cut_or_changed_is_taken_up_or_refused(at in any::<prop::sample::Index>(), cut in any::<bool>(), byte in any::<u8>()) {
+        static JOURNAL: std::sync::LazyLock<String> = std::sync::LazyLock::new(journal_text);
+        let mut bytes = JOURNAL.clone().into_bytes();
+        let at = at.index(bytes.len());
+        if cut { bytes.truncate(at) } else { bytes[at] = byte }
+        bounded(|| resume_from(&bytes));
+    }
+
+    #[test]
+    fn records_in_any_order_are_taken_up_or_refused(order in prop::collection::vec(any::<prop::sample::Index>(), 1..12)) {
+        static RECORDS: std::sync::LazyLock<Vec<Record>> = std::sync::LazyLock::new(|| {
+            journal_text().lines().map(|line| serde_json::from_str(line.split_once(' ').unwrap().1).unwrap()).collect()
+        });
+        // The first record says what run it is; without it nothing is taken up.
+        let mut records = vec![RECORDS[0].clone(), RECORDS[1].clone()];
+        records.extend(order.iter().map(|index| index.get(&RECORDS).clone()));
+        bounded(|| {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(go_on(&records, Vec::new()));
+        });
+    }
 
     #[test]
     fn any_text_is_a_machine_or_a_list_of_problems(text in "\\PC{0,200}") {
@@ -186,7 +504,7 @@ proptest! {
 
     #[test]
     fn any_expression_parses_or_is_refused(source in "[$a-z0-9 .,:;?!%*+<>=(){}\\[\\]'\"/|&~^@#-]{0,40}") {
-        let _ = asl::jsonata::Expression::parse(&source);
+        let _ = Expression::parse(&source);
     }
 
     #[test]

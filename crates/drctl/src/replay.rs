@@ -20,11 +20,18 @@ pub fn replay(folders: &[PathBuf], json: bool) -> Result<u8, Problem> {
         println!("{}", pretty(&json!({"summary": summary, "cases": reports}))?);
     } else {
         let paint = Paint::stdout();
-        for report in reports.iter().filter(|report| !report.agrees_in_detail()) {
+        for report in &reports {
             let line = report.to_string();
-            println!("{}", if report.agrees() { paint.doubt(&line) } else { paint.bad(&line) });
+            println!(
+                "{}",
+                match (report.agrees(), report.agrees_in_detail()) {
+                    (true, true) => line,
+                    (true, false) => paint.doubt(&line),
+                    (false, _) => paint.bad(&line),
+                }
+            );
         }
         println!("{summary}");
     }
-    Ok(if reports.iter().all(asl::replay::CaseReport::agrees) { exit::DONE } else { exit::FOUND })
+    Ok(if reports.iter().all(asl::replay::CaseReport::agrees_in_detail) { exit::DONE } else { exit::FOUND })
 }

@@ -67,6 +67,7 @@ impl Core {
         for frame in stopped {
             self.revive(frame, event);
         }
+        self.count_variables();
     }
 
     /// Takes back the end, and gives the execution its whole time again, as AWS does.
@@ -110,6 +111,11 @@ impl Core {
         self.frames.insert(frame.id, frame);
     }
 
+    fn count_variables(&mut self) {
+        let seen = self.frames.values().filter(|frame| !frame.silent);
+        self.variables_bytes = seen.flat_map(|frame| frame.variables.values()).map(Payload::size_bytes).sum();
+    }
+
     pub(super) fn retry(&mut self, state: &str) {
         if self.outcome.is_some() {
             self.return_to(state);
@@ -141,6 +147,7 @@ impl Core {
         let mut frame = self.new_frame(id, None, Arc::from(""), 0, state, input, event);
         frame.variables = variables;
         self.frames.insert(id, frame);
+        self.count_variables();
         self.ready.push_back(id);
     }
 
