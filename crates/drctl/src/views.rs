@@ -31,7 +31,7 @@ impl Views {
     /// The process may have no further thread.
     pub fn start(put: Put) -> std::io::Result<Views> {
         let (orders, inbox) = channel();
-        std::thread::Builder::new().name("views".to_owned()).spawn(move || write(&inbox, put))?;
+        std::thread::Builder::new().name("views".to_owned()).spawn(move || write(inbox, put))?;
         Ok(Views { orders })
     }
 
@@ -54,7 +54,7 @@ impl Views {
 }
 
 /// Ends at the first file that cannot be written: whoever shows the next one meets the error himself.
-fn write(inbox: &Receiver<Order>, put: Put) {
+fn write(inbox: Receiver<Order>, put: Put) {
     while let Ok(first) = inbox.recv() {
         let mut latest = BTreeMap::new();
         let mut waiting = Vec::new();
@@ -65,6 +65,8 @@ fn write(inbox: &Receiver<Order>, put: Put) {
             }
         }
         if latest.iter().any(|(file, body)| put(file, body).is_err()) {
+            // Nothing more is taken before those who wait are let go: the next one to show something must meet the end.
+            drop(inbox);
             return;
         }
         for done in waiting {
