@@ -210,15 +210,18 @@ pub struct Begun {
 pub enum Started {
     /// Nothing yet.
     Anew(Box<Execution>, FileJournal),
-    /// Its journal; a first input, with who asked for it.
-    Before {
-        /// The records of the journal.
-        records: Vec<Record>,
-        /// Where they go on.
-        journal: FileJournal,
-        /// What is done before anything else.
-        first: Option<(Input, Option<Intervention>)>,
-    },
+    /// Its journal.
+    Before(Box<Journaled>),
+}
+
+/// A run as its journal has it.
+pub struct Journaled {
+    /// The records of the journal.
+    pub records: Vec<Record>,
+    /// Where they go on.
+    pub journal: FileJournal,
+    /// What is done before anything else, with who asked for it.
+    pub first: Option<(Input, Option<Intervention>)>,
 }
 
 /// A journal whose copy follows it.
@@ -312,7 +315,8 @@ pub async fn drive(means: Means, begun: Begun, started: Started, json: bool) -> 
         eprintln!("{aside}");
     }
     // A run that is only ended here asks nothing of the platform.
-    let only_ends = matches!(&started, Started::Before { first: Some((Input::Stop { .. }, _)), .. });
+    let only_ends =
+        matches!(&started, Started::Before(before) if matches!(before.first, Some((Input::Stop { .. }, _))));
     if !only_ends {
         suite.warm().await;
     }
@@ -327,7 +331,8 @@ pub async fn drive(means: Means, begun: Begun, started: Started, json: bool) -> 
     });
     let execution = match started {
         Started::Anew(execution, file) => execution.with_journal(CopiedJournal { file, nudge: copying.nudge() }),
-        Started::Before { records, journal, first } => {
+        Started::Before(before) => {
+            let Journaled { records, journal, first } = *before;
             let journal = CopiedJournal { file: journal, nudge: copying.nudge() };
             taken_up(&lock(&live.card).run.clone(), &machine, &records, journal, first)?
         }

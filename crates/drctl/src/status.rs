@@ -246,7 +246,7 @@ fn view_in_words(view: &View, now: Timestamp, paint: Paint) -> String {
     let last = view
         .last
         .as_ref()
-        .map_or_else(String::new, |(kind, at)| format!("; its last event, {kind}, is of {}", age(*at, now)));
+        .map_or_else(String::new, |(kind, at)| format!("; its last event, {kind}, came {}", age(*at, now)));
     table.row(["view".to_owned(), format!("AWS said this {}{last}", age(view.asked_at, now))]);
     text.push_str(&table.lines(|_, column, cell| if column == 0 { paint.dim(cell) } else { cell.to_owned() }));
     text.push('\n');
@@ -355,9 +355,10 @@ async fn list(folder: &std::path::Path, args: &StatusArgs) -> Result<u8, Problem
 }
 
 fn age(at: Timestamp, now: Timestamp) -> String {
-    let seconds = seconds_between(at, now);
+    // A moment that another clock sees as yet to come is now.
+    let seconds = seconds_between(at, now).max(0.0);
     let rounded = if seconds < 60.0 { seconds.round() } else { (seconds / 60.0).round() * 60.0 };
-    format!("{} ago", human_seconds(rounded.max(0.0)))
+    format!("{} ago", human_seconds(rounded))
 }
 
 /// A run whose runner is gone is not running, whatever its card says.

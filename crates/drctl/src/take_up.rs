@@ -18,7 +18,10 @@ use crate::{
     deeds::{self, Pause},
     machines,
     problem::Problem,
-    run::{Begun, JOURNAL, Lease, Means, Started, WRITER, check_journal, drive, head, of_journal, seed, unwritable},
+    run::{
+        Begun, JOURNAL, Journaled, Lease, Means, Started, WRITER, check_journal, drive, head, of_journal, seed,
+        unwritable,
+    },
     run_folder::{RunCard, RunFolder, RunStatus, default_runs},
     runs,
 };
@@ -181,7 +184,7 @@ pub async fn take_up(args: ResumeArgs, beginning: Option<Beginning>) -> Result<E
     let card = RunCard { pid: std::process::id(), status: RunStatus::Running, ended_at: None, paused, ..card };
     let event = event_of(&records);
     let begun = Begun { folder, hold, card, deeds: done, event, lease, aside };
-    drive(means, begun, Started::Before { records, journal, first }, args.json).await
+    drive(means, begun, Started::Before(Box::new(Journaled { records, journal, first })), args.json).await
 }
 
 /// The process that wrote the copy from this folder: it is gone, for this one has the folder's lock. In a folder that was
