@@ -343,7 +343,12 @@ impl World {
 
 /// An event of `events/regional-failover/` as if it had been sent now, with the impairment a few seconds ago.
 pub fn happening_now(event: &str) -> String {
-    let file = repository().join(format!("events/regional-failover/{event}.json"));
+    event_now("regional-failover", event)
+}
+
+/// The same of any machine's events.
+pub fn event_now(machine: &str, event: &str) -> String {
+    let file = repository().join(format!("events/{machine}/{event}.json"));
     let text = std::fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
     let now = Timestamp::now();
     let before = now - jiff::SignedDuration::from_secs(2);
