@@ -1,10 +1,11 @@
-# Two commands: `make drill` shows a regional failover, `make test` proves the suite. Both install what they need, or name it.
+# `make drill` shows a regional failover, `make test` proves the suite, `make deploy-test` also builds and scans what is deployed. All
+# install what they need, or name it.
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 DRILL ?=
 
-.PHONY: help drill test setup setup-tests lint
+.PHONY: help drill test deploy-test setup setup-tests lint
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -14,6 +15,9 @@ drill: setup ## A regional failover on this machine, with a report (DRILL="--gra
 
 test: setup-tests lint ## Format, lints, and every test on real parts
 	cargo nextest run --workspace --locked
+
+deploy-test: setup-tests ## template.yaml: built by SAM, scanned, deployed into an emulated AWS; a region lost and recovered there
+	cargo nextest run --workspace --locked --run-ignored all -E 'binary(template) | binary(deployed) | binary(under_lambda) | binary(sam)'
 
 lint:
 	cargo fmt --all --check

@@ -1,15 +1,32 @@
-"""Runs ministack with one thing put right.
+"""Runs ministack with five things put right.
 
-ministack 1.5.33 answers a health check's booleans as `True` and `False`, where XML, and every SDK, says `true` and
-`false`: an inverted check, on which our switch rests, reads as an ordinary one.
+Seen on ministack 1.5.33, each against the page of AWS's documentation that is named where it is mended:
+
+1. A health check's booleans are answered as `True` and `False`, where XML, and every SDK, says `true` and `false`: an inverted
+   check, on which our switch rests, reads as an ordinary one.
+2. An alarm that changes its state sends no event, so no rule on it ever starts anything.
+3. Metrics that a function writes in the embedded metric format stay lines of its log.
+4. A Parallel state of a JSONata machine forgets its `Assign` and `Output`, and its branches share one set of variables.
+5. Policies that demand TLS refuse everything here, where all is plain HTTP on the loopback device.
 """
 
+import copy
+import json
 import sys
+import time
+from datetime import datetime, timezone
 
+import ministack.app as app
+import ministack.services.cloudwatch as cloudwatch
+import ministack.services.eventbridge as eventbridge
+import ministack.services.lambda_svc as functions
 import ministack.services.route53 as route53
-from ministack.app import main
+import ministack.services.stepfunctions as step_functions
+from ministack.core.responses import get_account_id, get_region, new_uuid
 
-_as_ministack_has_it = route53._build_health_check_el
+# --- 1. booleans of XML ------------------------------------------------------------------------------------------------
+
+_health_check_as_ministack_has_it = route53._build_health_check_el
 
 
 def _with_booleans_of_xml(parent, check):
@@ -17,11 +34,121 @@ def _with_booleans_of_xml(parent, check):
         name: str(value).lower() if isinstance(value, bool) else value
         for name, value in check.get("config", {}).items()
     }
-    return _as_ministack_has_it(parent, {**check, "config": config})
+    return _health_check_as_ministack_has_it(parent, {**check, "config": config})
 
 
 route53._build_health_check_el = _with_booleans_of_xml
 
+# --- 2. events of alarms -----------------------------------------------------------------------------------------------
+# https://docs.aws.amazon.com/AmazonCloudWatch/latest/monitoring/cloudwatch-and-eventbridge.html
+
+_actions_as_ministack_has_them = cloudwatch._dispatch_alarm_actions
+
+
+def _with_event(alarm, old_state, new_state, reason):
+    _actions_as_ministack_has_them(alarm, old_state, new_state, reason)
+    now = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "+0000"
+    state = {"value": new_state, "reason": reason, "timestamp": now}
+    if alarm.get("StateReasonData"):
+        state["reasonData"] = alarm["StateReasonData"]
+    dimensions = alarm.get("Dimensions") or []
+    if isinstance(dimensions, list):
+        dimensions = {one["Name"]: one["Value"] for one in dimensions}
+    metric = {"namespace": alarm.get("Namespace"), "name": alarm.get("MetricName"), "dimensions": dimensions}
+    stat = {"metric": metric, "period": alarm.get("Period"), "stat": alarm.get("Statistic")}
+    detail = {
+        "alarmName": alarm["AlarmName"],
+        "configuration": {
+            "description": alarm.get("AlarmDescription", ""),
+            "metrics": [{"id": new_uuid(), "metricStat": stat, "returnData": True}],
+        },
+        "previousState": {"value": old_state},
+        "state": state,
+    }
+    eventbridge._dispatch_event(
+        {
+            "EventId": new_uuid(),
+            "Source": "aws.cloudwatch",
+            "DetailType": "CloudWatch Alarm State Change",
+            "Detail": json.dumps(detail),
+            "Time": time.time(),
+            "Resources": [alarm["AlarmArn"]],
+            "Account": get_account_id(),
+            "Region": get_region(),
+        }
+    )
+
+
+cloudwatch._dispatch_alarm_actions = _with_event
+
+# --- 3. embedded metrics -----------------------------------------------------------------------------------------------
+# https://docs.aws.amazon.com/AmazonCloudWatch/latest/monitoring/CloudWatch_Embedded_Metric_Format_Specification.html
+
+_logs_as_ministack_has_them = functions._emit_lambda_logs
+
+
+def _with_embedded_metrics(func, request_id, log_text, *args, **kwargs):
+    _logs_as_ministack_has_them(func, request_id, log_text, *args, **kwargs)
+    for line in (log_text or "").splitlines():
+        if '"_aws"' not in line:
+            continue
+        document = json.loads(line)
+        metadata = document["_aws"]
+        for directive in metadata["CloudWatchMetrics"]:
+            for names in directive["Dimensions"]:
+                dimensions = {name: document[name] for name in names}
+                for metric in directive["Metrics"]:
+                    cloudwatch._store_datum(
+                        directive["Namespace"],
+                        metric["Name"],
+                        dimensions,
+                        metadata["Timestamp"] / 1000,
+                        metric.get("Unit", "None"),
+                        document[metric["Name"]],
+                        None,
+                        None,
+                        None,
+                    )
+        cloudwatch._evaluate_all_alarms()
+
+
+functions._emit_lambda_logs = _with_embedded_metrics
+
+# --- 4. Parallel states ------------------------------------------------------------------------------------------------
+# https://docs.aws.amazon.com/step-functions/latest/dg/state-parallel.html
+# https://docs.aws.amazon.com/step-functions/latest/dg/workflow-variables.html
+
+_branches_as_ministack_has_them = step_functions._run_parallel_branches
+_branch_as_ministack_has_it = step_functions._run_sub_machine
+
+
+def _with_variables_of_its_own(states, start_at, input_data, execution, ctx):
+    return _branch_as_ministack_has_it(states, start_at, input_data, execution, copy.deepcopy(ctx))
+
+
+def _with_assign_and_output(state, raw_input, execution, ctx):
+    results, following = _branches_as_ministack_has_them(state, raw_input, execution, ctx)
+    if step_functions._state_query_language(state, ctx) != "JSONata":
+        return results, following
+    output = step_functions._apply_jsonata_output(state, raw_input, ctx, result=results, default=results)
+    step_functions._apply_state_assign(state, raw_input, ctx, result=results)
+    return output, following
+
+
+step_functions._run_sub_machine = _with_variables_of_its_own
+step_functions._run_parallel_branches = _with_assign_and_output
+
+# --- 5. TLS ------------------------------------------------------------------------------------------------------------
+
+_origin_as_ministack_sees_it = app.pin_request_origin
+
+
+def _as_if_by_tls(source_ip, _secure):
+    _origin_as_ministack_sees_it(source_ip, True)
+
+
+app.pin_request_origin = _as_if_by_tls
+
 if __name__ == "__main__":
     sys.argv = ["ministack"]
-    sys.exit(main())
+    sys.exit(app.main())

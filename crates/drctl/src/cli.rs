@@ -124,6 +124,8 @@ Examples:
     Watch(WatchArgs),
     /// Fail over for practice
     Drill(DrillArgs),
+    /// What stands between the plan and the stack in the tertiary region
+    Deploy(DeployArgs),
     /// Confirm the point of no return of a run that waits for it
     Approve(ApproveArgs),
     /// Refuse the point of no return of a run that waits for it
@@ -269,6 +271,49 @@ Example:
         /// Folders with definition.json, input.json and expected.json in them or below them.
         #[arg(required = true, value_name = "DIR")]
         folders: Vec<PathBuf>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// `drctl deploy`.
+#[derive(Debug, Args)]
+pub struct DeployArgs {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: DeployCommand,
+}
+
+/// `drctl deploy …`.
+#[derive(Debug, Subcommand)]
+pub enum DeployCommand {
+    /// Print the parameters of template.yaml as the plan has them
+    #[command(
+        after_help = "Example:\n  sam deploy --parameter-overrides $(drctl deploy parameters) Detection=DISABLED"
+    )]
+    Parameters {
+        /// The plan.
+        #[command(flatten)]
+        plan: PlanFile,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Compare what is deployed with the plan and with the platform; changes nothing
+    #[command(after_help = "Exit codes:
+  0  a failover could start now
+  1  something is not as the plan has it, or could not be seen; each line says what to do
+  2  the plan cannot be used
+
+Not looked at: quotas of EC2 and free addresses in the node group's subnets (docs/operate.md).
+
+Example:
+  drctl deploy check --json | jq '.findings[] | select(.standing != \"good\")'")]
+    Check {
+        /// The plan.
+        #[command(flatten)]
+        plan: PlanFile,
         /// Print JSON
         #[arg(long)]
         json: bool,

@@ -13,6 +13,7 @@ mod cli;
 mod control;
 mod copy;
 mod deeds;
+mod deploy;
 mod drill;
 mod intervene;
 mod machine;
@@ -36,7 +37,7 @@ mod take_up;
 mod views;
 mod watch;
 
-use cli::{AslCommand, Cli, Command, MachineCommand, PlanCommand};
+use cli::{AslCommand, Cli, Command, DeployCommand, MachineCommand, PlanCommand};
 use problem::{Problem, exit};
 
 fn main() -> ExitCode {
@@ -76,6 +77,10 @@ fn act(command: Command) -> Result<ExitCode, Problem> {
         Command::Redrive(args) => return waiting(intervene::redrive(args)),
         Command::Watch(args) => waiting(watch::watch(args)),
         Command::Drill(args) => waiting(drill::drill(args)),
+        Command::Deploy(args) => match args.command {
+            DeployCommand::Parameters { plan, json } => deploy::parameters(&plan.plan, json),
+            DeployCommand::Check { plan, json } => waiting(deploy::check(plan, json)),
+        },
         Command::Approve(args) => waiting(approval::approve(args)),
         Command::Reject(args) => waiting(approval::reject(args)),
         Command::Status(args) => waiting(status::status(args)),

@@ -11,7 +11,7 @@ use recovery::plan::Plan;
 use recovery::survey::Sighting;
 use recovery_suite::Suite;
 use serde_json::{Value, json};
-use verify_recovery::Watch;
+use verify_recovery::{Watch, metric};
 
 use crate::{
     cli::WatchArgs,
@@ -79,13 +79,16 @@ fn say(json: bool, value: &Value, text: impl FnOnce() -> String) {
 /// The alarm on these looks, in the form in which EventBridge passes CloudWatch's on.
 fn alarm(plan: &Plan, silent: &[Timestamp], why: &str) -> Value {
     let now = silent.last().copied().unwrap_or_default();
-    let (primary, tertiary) = (plan.regions.primary.code(), plan.regions.tertiary.code());
+    let tertiary = plan.regions.tertiary.code();
     let name = format!("{}-primary-region-impaired", plan.platform);
     let points: Vec<Value> = silent.iter().rev().map(|at| json!({ "timestamp": at, "value": 1.0 })).collect();
     let data =
         json!({ "version": "1.0", "queryDate": now, "startDate": silent.first(), "evaluatedDatapoints": points });
-    let dimensions = json!({ "Platform": plan.platform, "Region": primary });
-    let metric = json!({ "namespace": "Sparc/Recovery", "name": "PrimaryImpaired", "dimensions": dimensions });
+    let metric = json!({
+        "namespace": metric::NAMESPACE,
+        "name": metric::PRIMARY_IMPAIRED,
+        "dimensions": metric::dimensions(plan),
+    });
     json!({
         "version": "0",
         "id": format!("watch-{}", now.as_millisecond()),

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
-use crate::aws::{ACCESS_KEY, ACCOUNT, Aws, PRIMARY, SECONDARY, SECRET_KEY, Seed, Seeded, TERTIARY};
+use crate::aws::{ACCESS_KEY, ACCOUNT, Access, Aws, PRIMARY, SECONDARY, SECRET_KEY, Seed, Seeded, TERTIARY};
 use crate::edge::{self, Edge};
 use crate::error::{Error, Result};
 use crate::faults::{Desk, HttpProxy, Upstream};
@@ -18,6 +18,7 @@ use crate::postgres::{self, Heart, PROBE_DATABASE, Pair, Passwords};
 use crate::process;
 use crate::rds::{self, GLOBAL_CLUSTER, Rds};
 use crate::services::{Region, SERVICES, Wire, WiredKubelet};
+use crate::stack::Stack;
 use crate::workloads;
 
 /// The platform's namespace.
@@ -39,6 +40,8 @@ pub struct Options {
     pub kubernetes: Option<[Flavour; 2]>,
     /// How nodes come up in the secondary region.
     pub nodes: nodes::Options,
+    /// The suite itself, deployed before the rest of the platform's account is made; none leaves AWS without functions.
+    pub stack: Option<Stack>,
     /// Told at the beginning and at the end of each stage, since a person watches.
     pub progress: Arc<dyn Fn(Progress) + Send + Sync>,
 }
@@ -52,6 +55,7 @@ impl Default for Options {
             heartbeat: Some(Duration::from_secs(1)),
             kubernetes: Some([Flavour::Small, Flavour::RealIfThere]),
             nodes: nodes::Options::default(),
+            stack: None,
             progress: Arc::new(|_| {}),
         }
     }
@@ -66,6 +70,7 @@ impl std::fmt::Debug for Options {
             .field("heartbeat", &self.heartbeat)
             .field("kubernetes", &self.kubernetes)
             .field("nodes", &self.nodes)
+            .field("stack", &self.stack)
             .finish_non_exhaustive()
     }
 }
@@ -162,8 +167,9 @@ impl Lab {
             Pair::start_in(pair_folder.clone(), options).await
         });
         let making_aws = async {
-            let aws = stages.of("the emulated AWS, three regions", Aws::start_in(on_disk.clone())).await?;
-            let seed = Seed { passwords: Some(passwords.clone()) };
+            let access = if options.stack.is_some() { Access::Judged } else { Access::Open };
+            let aws = stages.of("the emulated AWS, three regions", Aws::start_in(on_disk.clone(), access)).await?;
+            let seed = Seed { passwords: Some(passwords.clone()), stack: options.stack.clone() };
             let seeded = stages.of("the platform's account", aws.seed(&seed)).await?;
             Ok::<_, Error>((aws, seeded))
         };
@@ -180,6 +186,12 @@ impl Lab {
         let making = futures::future::try_join3(making_pair, making_aws, making_clusters);
         let (pair, (aws, seeded), clusters) = making.await?;
         let (pair, aws) = (Arc::new(pair), Arc::new(aws));
+        for (cluster, roles) in clusters.iter().zip(["PrimaryClusterRoles", "SecondaryClusterRoles"]) {
+            let (Some(cluster), Some(stack)) = (cluster, &options.stack) else { continue };
+            for (key, secret) in stack.sessions(seeded.outputs.get(roles).map_or("", String::as_str)) {
+                cluster.admit(&key, &secret);
+            }
+        }
         let kind = clusters[1].as_ref().map_or("", |cluster| cluster.kind());
         aws.put_object(&seeded.evidence_bucket, workloads::KEY, workloads::bundle(Timestamp::now(), kind)).await?;
         let mut cluster_addresses = Vec::new();

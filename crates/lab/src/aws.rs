@@ -48,7 +48,16 @@ pub struct Aws {
     http: reqwest::Client,
     endpoints: Mutex<Vec<(&'static str, String)>>,
     _processes: [Process; 2],
-    _folder: Arc<Folder>,
+    folder: Arc<Folder>,
+}
+
+/// Who may do what in the control plane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Everybody everything.
+    Open,
+    /// What the policies of their roles say; [`ACCESS_KEY`] is the account's root.
+    Judged,
 }
 
 /// An answer to [`Aws::call`].
@@ -65,11 +74,11 @@ pub struct Answer {
 impl Aws {
     /// Starts both in a folder of their own; returns when both answer.
     pub async fn start() -> Result<Self> {
-        Self::start_in(Arc::new(Folder::on_disk()?)).await
+        Self::start_in(Arc::new(Folder::on_disk()?), Access::Open).await
     }
 
     /// The same in a folder that others share. It should lie on a disk: functions run as programs from inside.
-    pub async fn start_in(folder: Arc<Folder>) -> Result<Self> {
+    pub async fn start_in(folder: Arc<Folder>, access: Access) -> Result<Self> {
         let environment = tokio::task::spawn_blocking(prepare)
             .await
             .map_err(|e| Error::State(format!("making the Python environment panicked: {e}")))??;
@@ -113,6 +122,7 @@ impl Aws {
                     ("IOT_MTLS_ENABLED", "0"),
                     ("SFTP_ENABLED", "0"),
                     ("LOG_LEVEL", "WARNING"),
+                    ("AUTH", if access == Access::Judged { "true" } else { "false" }),
                     // Its Lambda children inherit the environment.
                     ("AWS_ENDPOINT_URL", &control),
                     ("AWS_ENDPOINT_URL_RDS", &rds_and_eks),
@@ -140,14 +150,11 @@ impl Aws {
         })
         .await?;
         let endpoints = vec![("RDS", rds_and_eks.clone()), ("EKS", rds_and_eks.clone())];
-        Ok(Self {
-            control,
-            rds_and_eks,
-            http,
-            endpoints: Mutex::new(endpoints),
-            _processes: processes,
-            _folder: folder,
-        })
+        Ok(Self { control, rds_and_eks, http, endpoints: Mutex::new(endpoints), _processes: processes, folder })
+    }
+
+    pub(crate) fn folder(&self) -> &Folder {
+        &self.folder
     }
 
     /// Where the control plane answers.

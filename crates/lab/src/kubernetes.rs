@@ -21,7 +21,7 @@ mod serve;
 mod small;
 mod tokens;
 
-use std::sync::Arc;
+use std::sync::{Arc, RwLock};
 
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
@@ -91,10 +91,21 @@ pub struct Cluster {
     admin: Admin,
     ca_pem: String,
     namespace: String,
+    check: Arc<TokenCheck>,
     stop: CancellationToken,
     // In this order: the servers end before their folder is removed.
     _servers: Vec<Process>,
     folder: Folder,
+}
+
+/// Whoever recovers the platform.
+fn recovery(access_key_id: &str, secret_access_key: &str) -> Caller {
+    Caller {
+        access_key_id: access_key_id.to_owned(),
+        secret_access_key: secret_access_key.to_owned(),
+        user: RECOVERY_USER.to_owned(),
+        groups: vec!["sparc:recovery".to_owned()],
+    }
 }
 
 impl Drop for Cluster {
@@ -117,13 +128,9 @@ impl Cluster {
         let check = Arc::new(TokenCheck {
             cluster: options.name.clone(),
             region: options.region.clone(),
-            callers: vec![Caller {
-                access_key_id: options.access_key_id.clone(),
-                secret_access_key: options.secret_access_key.clone(),
-                user: RECOVERY_USER.to_owned(),
-                groups: vec!["sparc:recovery".to_owned()],
-            }],
+            callers: RwLock::default(),
         });
+        check.admit(recovery(&options.access_key_id, &options.secret_access_key));
         let admin_token = format!("lab-admin-{}", uuid::Uuid::new_v4());
         let real = match options.flavour {
             Flavour::Small => None,
@@ -135,9 +142,9 @@ impl Cluster {
             })?),
         };
         let (kind, endpoint, servers) = match real {
-            Some(binaries) => real::start(&binaries, &folder, &authority, check, &admin_token, &stop).await?,
+            Some(binaries) => real::start(&binaries, &folder, &authority, check.clone(), &admin_token, &stop).await?,
             None => {
-                let api = small::Api::new(check, &admin_token);
+                let api = small::Api::new(check.clone(), &admin_token);
                 let port = serve::serve(small::router(api), &authority, &stop).await?;
                 ("the lab's small Kubernetes API".to_owned(), format!("https://127.0.0.1:{port}"), Vec::new())
             }
@@ -149,6 +156,7 @@ impl Cluster {
             admin,
             ca_pem: authority.pem().to_owned(),
             namespace: options.namespace,
+            check,
             stop: guard.disarm(),
             _servers: servers,
             folder,
@@ -181,6 +189,11 @@ impl Cluster {
     /// The platform's namespace.
     pub fn namespace(&self) -> &str {
         &self.namespace
+    }
+
+    /// Lets the bearer of an access key in as the recovery role, as an access entry does.
+    pub fn admit(&self, access_key_id: &str, secret_access_key: &str) {
+        self.check.admit(recovery(access_key_id, secret_access_key));
     }
 
     /// A hand that may do everything.

@@ -7,14 +7,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::error::{Error, Result, tail};
 use crate::folder::Folder;
 use crate::process::{Launch, Process};
-use crate::{cache, ports, python};
+use crate::{ports, stack};
 
-const REQUIREMENTS: &str = include_str!("../../../lab/lambda-requirements.txt");
 const EMULATOR: &str = "the Lambda emulator";
 /// Longest wait for an answer, the function's init included.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -86,6 +85,11 @@ impl Function {
             Err(error) => Err(error),
         };
         let body = answer.map_err(|_| not_ready(&self.log))?;
+        if body.starts_with(b"Task timed out after ") {
+            // The emulator says it in words; Lambda tells Step Functions so.
+            let message = String::from_utf8_lossy(&body).into_owned();
+            return Ok(json!({ "errorType": "Sandbox.Timedout", "errorMessage": message }));
+        }
         serde_json::from_slice(&body).map_err(|_| {
             let said = String::from_utf8_lossy(&body).into_owned();
             Error::Program { program: EMULATOR.to_owned(), said }
@@ -104,7 +108,7 @@ fn not_ready(log: &Path) -> Error {
 
 fn emulator() -> Result<PathBuf> {
     use std::os::unix::fs::PermissionsExt;
-    let environment = python::environment(&cache::folder()?, "lambda", REQUIREMENTS)?;
+    let environment = stack::environment()?;
     let libraries = std::fs::read_dir(environment.join("lib")).into_iter().flatten().flatten();
     let name = format!("site-packages/samcli/local/rapid/aws-lambda-rie-{}", std::env::consts::ARCH);
     let found = libraries.map(|python| python.path().join(&name)).find(|path| path.is_file());

@@ -7,6 +7,7 @@
 //! - [`load`]: clients that know which commits were promised to them
 //! - [`aws`]: ministack and moto in three regions, seeded as `plans/sparc.toml` describes the platform
 //! - [`rds`]: the RDS API acting on the real servers
+//! - [`stack`]: `template.yaml` on that AWS, deployed by SAM with the functions' programs
 //! - [`services`], [`edge`], [`resolvers`]: health checks, Route 53's data plane as far as it answers, and resolvers that
 //!   keep its answers
 //! - [`kubernetes`], [`nodes`]: an API server, real where it can be had, rollouts on it, and nodes that follow their EKS
@@ -37,6 +38,7 @@ pub mod postgres;
 pub mod rds;
 pub mod resolvers;
 pub mod services;
+pub mod stack;
 pub mod tls;
 
 pub use assembly::{Addresses, ClusterAddress, Lab, Options, Progress};

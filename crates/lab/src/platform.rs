@@ -10,6 +10,9 @@ use crate::assembly::{Lab, Options as LabOptions};
 use crate::error::{Error, Result};
 use crate::faults::{Desk, HttpProxy, PostgresProxy, Upstream};
 
+/// The plan's file in the lab's folder.
+pub(crate) const PLAN: &str = "sparc.toml";
+
 /// How the platform is made.
 pub struct Options {
     /// The lab under it; it must have clusters.
@@ -42,7 +45,7 @@ impl Platform {
             Some(desk) => Proxies::start(desk, &lab, &mut ways).await?,
             None => Proxies::default(),
         };
-        let plan = lab.folder().join("sparc.toml");
+        let plan = lab.folder().join(PLAN);
         let rendered = render(&options, &lab, &ways)?;
         std::fs::write(&plan, rendered).map_err(Error::system(format!("write {}", plan.display())))?;
         Ok(Platform { lab, plan, _proxies: proxies })

@@ -223,6 +223,11 @@ pub const CALLS: &[Call] = &[
     Call { function: "drctl", blocking: false, ..DELETE_OBJECT },
     START_EXECUTION,
     Call {
+        operation: "DescribeStateMachine",
+        documentation: documentation!("step-functions/latest/apireference/API_DescribeStateMachine.html"),
+        ..START_EXECUTION
+    },
+    Call {
         operation: "ListStateMachines",
         documentation: documentation!("step-functions/latest/apireference/API_ListStateMachines.html"),
         ..START_EXECUTION

@@ -152,6 +152,15 @@ impl StepFunctions {
         }
     }
 
+    /// Reads a machine's definition as it is deployed.
+    ///
+    /// # Errors
+    /// The service's; [`Kind::Missing`] if there is none of this ARN.
+    pub async fn definition(&self, machine_arn: &str) -> Result<String, Trouble> {
+        let answer = self.client.describe_state_machine().state_machine_arn(machine_arn).send().await;
+        Ok(answer.map_err(missing)?.definition().to_owned())
+    }
+
     /// Reads how far an execution is.
     ///
     /// # Errors

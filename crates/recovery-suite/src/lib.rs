@@ -13,8 +13,11 @@ use asl::{TaskCall, TaskHandler, TaskOutcome};
 use async_trait::async_trait;
 use jiff::Timestamp;
 use recovery::{
+    cluster::NodeGroup,
+    database::{DatabaseError, ReplicaRole},
     fault::{Failure, Fault, chain},
     store::ObjectStore,
+    survey::Survey,
 };
 use recovery_aws::Aws;
 use recovery_http::HttpProber;
@@ -37,7 +40,7 @@ pub const FUNCTIONS: [&str; 9] = [
     "report",
 ];
 
-/// How long one invocation may take; the functions' `Timeout` in `template.yaml`.
+/// How long one invocation may take; no function's `Timeout` in `template.yaml` is longer.
 const INVOCATION_LIMIT: Duration = Duration::from_secs(60);
 
 /// The functions and everything that they act on.
@@ -179,15 +182,44 @@ impl Suite {
         request: plan_failover::Request,
     ) -> Result<recovery::failover::FailoverPlan, plan_failover::Error> {
         let (evidence, switch, node_group) = (self.aws.evidence(), self.aws.switch(), self.aws.secondary_node_group());
-        let world = plan_failover::World {
+        let world = self.before_a_failover(&*evidence, &*switch, &node_group);
+        plan_failover::plan_failover(&request, &self.settings.plan, &world).await
+    }
+
+    /// Looks at everything that a failover would look at first, and changes nothing.
+    pub async fn survey(&self) -> Survey {
+        let (evidence, switch, node_group) = (self.aws.evidence(), self.aws.switch(), self.aws.secondary_node_group());
+        let world = self.before_a_failover(&*evidence, &*switch, &node_group);
+        plan_failover::survey(&self.settings.plan, &world).await
+    }
+
+    fn before_a_failover<'a>(
+        &'a self,
+        evidence: &'a dyn ObjectStore,
+        switch: &'a dyn ObjectStore,
+        node_group: &'a dyn NodeGroup,
+    ) -> plan_failover::World<'a> {
+        plan_failover::World {
             primary: &*self.databases.primary,
             standby: &*self.databases.standby,
-            evidence: &*evidence,
-            switch: &*switch,
-            node_group: &node_group,
+            evidence,
+            switch,
+            node_group,
             primary_workloads: &self.primary_cluster,
-        };
-        plan_failover::plan_failover(&request, &self.settings.plan, &world).await
+        }
+    }
+
+    /// What the API that promotes the standby says of it.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub async fn replica_role(&self) -> Result<ReplicaRole, DatabaseError> {
+        self.databases.replica.role().await
+    }
+
+    /// The account as the plan lays it out.
+    pub fn aws(&self) -> &Aws {
+        &self.aws
     }
 
     async fn swap_dns(&self, request: swap_dns::Request) -> Result<swap_dns::Swapped, swap_dns::Error> {

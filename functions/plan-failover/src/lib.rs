@@ -94,8 +94,8 @@ pub async fn plan_failover(request: &Request, plan: &Plan, world: &World<'_>) ->
         .map_err(|refusal| Error::Refused { remedy: refusal.remedy(plan), refusal: Box::new(refusal) })
 }
 
-/// Looks at everything at once.
-async fn survey(plan: &Plan, world: &World<'_>) -> Survey {
+/// Looks at everything at once; what does not answer is a value too.
+pub async fn survey(plan: &Plan, world: &World<'_>) -> Survey {
     let position = async {
         let kept = get_json::<PrimaryPosition>(world.evidence, &position_key(&plan.platform)).await?;
         Ok::<_, recovery::store::StoreError>(kept.map(|(position, _)| position))

@@ -7,6 +7,8 @@
 //!
 //! Repeating is safe: it asks questions, and its writes are rows of its own.
 
+pub mod metric;
+
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;

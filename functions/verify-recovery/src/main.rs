@@ -5,7 +5,7 @@ use recovery_aws::Aws;
 use recovery_http::HttpProber;
 use recovery_lambda::misconfigured;
 use recovery_sites::databases;
-use verify_recovery::{Request, World, verify_recovery};
+use verify_recovery::{Request, Response, World, metric, verify_recovery};
 
 #[tokio::main]
 async fn main() -> Result<(), recovery_lambda::Error> {
@@ -31,7 +31,13 @@ async fn main() -> Result<(), recovery_lambda::Error> {
                 objects_copy: &*objects_copy,
                 registry: &*registry,
             };
-            verify_recovery(&request, &settings.plan, &world, Timestamp::now()).await
+            let (plan, now) = (&settings.plan, Timestamp::now());
+            let response = verify_recovery(&request, plan, &world, now).await?;
+            if let Response::Watch(watch) = &response {
+                // Lambda sends standard output to CloudWatch, which finds the metric in it.
+                println!("{}", metric::embedded(watch, plan, now));
+            }
+            Ok::<_, verify_recovery::Error>(response)
         },
     )
     .await

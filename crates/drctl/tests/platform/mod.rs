@@ -84,44 +84,48 @@ pub fn repository() -> PathBuf {
 impl World {
     /// A platform that works, customers who write to it, and a detection that has kept a position of its primary.
     pub async fn start(approval: Approval) -> World {
-        World::with(Driver::SelfManaged, approval, &[]).await
+        World::of(Driver::SelfManaged, approval, &[]).await
     }
 
     /// The same, promoted by this driver.
     pub async fn driven_by(driver: Driver, approval: Approval) -> World {
-        World::with(driver, approval, &[]).await
+        World::of(driver, approval, &[]).await
     }
 
     /// The same with other words in its plan.
     pub async fn start_with(approval: Approval, changes: &[(&str, &str)]) -> World {
-        World::with(Driver::SelfManaged, approval, changes).await
+        World::of(Driver::SelfManaged, approval, changes).await
     }
 
-    async fn with(driver: Driver, approval: Approval, changes: &[(&str, &str)]) -> World {
+    async fn of(driver: Driver, approval: Approval, changes: &[(&str, &str)]) -> World {
         let mut plan = std::fs::read_to_string(repository().join("plans/sparc.toml")).unwrap();
         for (right, other) in changes {
             assert!(plan.contains(right), "{right}");
             plan = plan.replacen(right, other, 1);
         }
-        let desk = Desk::new();
-        let options = Options {
-            lab: lab::Options {
-                heartbeat: None,
-                kubernetes: Some([Flavour::Small; 2]),
-                // Waiting for nodes is not what is looked at here.
-                nodes: nodes::Options { batch: 60, every: Duration::from_millis(100), ..nodes::Options::default() },
-                ..lab::Options::default()
-            },
-            driver,
-            approval,
-            plan,
-            faults: Some(desk.clone()),
-        };
-        let platform = Platform::start(options).await.unwrap();
-        let load = Load::start(&platform.lab.pair, lab::load::Options::default()).await.unwrap();
-        let world = World { platform, desk, load, runs: TempDir::new().unwrap() };
+        let lab = lab::Options { kubernetes: Some([Flavour::Small; 2]), ..Self::options() };
+        let world = World::with(driver, approval, plan, lab).await;
         world.heartbeats().await;
         world
+    }
+
+    /// A lab in which somebody else writes the heartbeats, and nodes are there at once.
+    pub fn options() -> lab::Options {
+        lab::Options {
+            heartbeat: None,
+            // Waiting for nodes is not what is looked at here.
+            nodes: nodes::Options { batch: 60, every: Duration::from_millis(100), ..nodes::Options::default() },
+            ..lab::Options::default()
+        }
+    }
+
+    /// A platform that works, and customers who write to it.
+    pub async fn with(driver: Driver, approval: Approval, plan: String, lab: lab::Options) -> World {
+        let desk = Desk::new();
+        let options = Options { lab, driver, approval, plan, faults: Some(desk.clone()) };
+        let platform = Platform::start(options).await.unwrap();
+        let load = Load::start(&platform.lab.pair, lab::load::Options::default()).await.unwrap();
+        World { platform, desk, load, runs: TempDir::new().unwrap() }
     }
 
     /// Lets the detection look until it has kept a position that is newer than this moment.
@@ -255,7 +259,8 @@ impl World {
         }
     }
 
-    async fn switch(&self) -> Option<String> {
+    /// The switch object, while it is there.
+    pub async fn switch(&self) -> Option<String> {
         let at = &self.platform.lab.addresses().aws;
         self.platform.lab.aws.object(&at.switch_bucket, &at.switch_key).await.unwrap()
     }
@@ -266,7 +271,8 @@ impl World {
         self.platform.lab.aws.object(bucket, key).await.unwrap()
     }
 
-    async fn fence(&self) -> Option<FenceRecord> {
+    /// The fence object.
+    pub async fn fence(&self) -> Option<FenceRecord> {
         let text = self.evidence(&recovery::fence::key("sparc")).await?;
         Some(serde_json::from_str(&text).unwrap())
     }

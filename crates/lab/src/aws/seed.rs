@@ -1,12 +1,15 @@
 //! What stands in the emulated account before anything happens: the platform as `plans/sparc.toml` describes it.
 
+use std::collections::BTreeMap;
+
 use futures::future::{try_join, try_join_all};
-use reqwest::Method;
+use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
 use super::{ACCOUNT, Aws, PRIMARY, SECONDARY, TERTIARY};
 use crate::error::{Error, Result};
 use crate::postgres::{Passwords, Role};
+use crate::stack::Stack;
 use crate::{workloads, xml};
 
 /// Buckets and their regions; all versioned.
@@ -33,6 +36,8 @@ pub(crate) const REPLICA: &str = "sparc-prod-replica-us-west-2";
 pub struct Seed {
     /// Passwords for the secrets; without them the secrets hold made-up ones.
     pub passwords: Option<Passwords>,
+    /// The suite, deployed between what it refers to and what refers to it: its buckets and topics are the platform's.
+    pub stack: Option<Stack>,
 }
 
 /// Names and ids of what was seeded. Fixed names are the plan's; ids are the emulators'.
@@ -74,6 +79,8 @@ pub struct Seeded {
     pub node_group: String,
     /// RDS instances, primary and replica.
     pub instances: [String; 2],
+    /// Outputs of the suite's stack; empty without one.
+    pub outputs: BTreeMap<String, String>,
 }
 
 /// A message that was published to one of the topics.
@@ -91,17 +98,21 @@ impl Aws {
     /// Makes the platform's account. Once for each lab.
     pub async fn seed(&self, seed: &Seed) -> Result<Seeded> {
         let control = async {
+            self.secrets(seed.passwords.as_ref()).await?;
+            let (hosted_zone, switch_check, secondary_check) = self.names().await?;
+            let distribution = self.distribution().await?;
+            let outputs = match &seed.stack {
+                Some(stack) => self.suite(stack, &hosted_zone, &distribution).await?,
+                None => BTreeMap::new(),
+            };
             self.buckets().await?;
             self.replication().await?;
             self.images().await?;
             let (topics, queue_url) = self.topics().await?;
-            self.secrets(seed.passwords.as_ref()).await?;
-            let (hosted_zone, switch_check, secondary_check) = self.names().await?;
-            let distribution = self.distribution().await?;
-            Ok::<_, Error>((topics, queue_url, hosted_zone, switch_check, secondary_check, distribution))
+            Ok::<_, Error>((topics, queue_url, hosted_zone, switch_check, secondary_check, distribution, outputs))
         };
         let moto = try_join(self.instances(), self.clusters());
-        let ((topics, queue_url, hosted_zone, switch_check, secondary_check, distribution), _) =
+        let ((topics, queue_url, hosted_zone, switch_check, secondary_check, distribution, outputs), _) =
             try_join(control, moto).await?;
         Ok(Seeded {
             evidence_bucket: BUCKETS[0].0.into(),
@@ -122,18 +133,43 @@ impl Aws {
             clusters: [format!("sparc-prod-{PRIMARY}"), format!("sparc-prod-{SECONDARY}")],
             node_group: NODE_GROUP.into(),
             instances: [INSTANCE.into(), REPLICA.into()],
+            outputs,
         })
+    }
+
+    /// The suite, with the ids that this account gave to zone and distribution, and the lab's own plan.
+    async fn suite(&self, stack: &Stack, zone: &str, distribution: &str) -> Result<BTreeMap<String, String>> {
+        let mut stack = stack.clone();
+        stack.parameters.insert("HostedZone".to_owned(), zone.to_owned());
+        stack.parameters.insert("Distribution".to_owned(), distribution.to_owned());
+        // From where the lab's health checkers ask for the switch object, which nobody else may read.
+        stack.parameters.insert("HealthCheckerRanges".to_owned(), "127.0.0.1/32".to_owned());
+        // It is written later, before any function reads it.
+        let plan = self.folder().path().join(crate::platform::PLAN);
+        stack.parameters.insert("PlanFile".to_owned(), plan.display().to_string());
+        let folder = self.folder().make("aws/stack", 0o700)?;
+        self.deploy(&stack, &folder).await
+    }
+
+    /// Makes a bucket; one that is there, and ours, is as good.
+    pub(crate) async fn make_bucket(&self, bucket: &str, region: &str) -> Result<()> {
+        let place = if region == PRIMARY {
+            String::new()
+        } else {
+            format!(
+                "<CreateBucketConfiguration><LocationConstraint>{region}</LocationConstraint></CreateBucketConfiguration>"
+            )
+        };
+        let made = self.call("s3", region, Method::PUT, &format!("/{bucket}"), &[], place).await?;
+        if made.status == StatusCode::CONFLICT && made.body.contains("BucketAlreadyOwnedByYou") {
+            return Ok(());
+        }
+        made.or_refused("s3", "CreateBucket").map(drop)
     }
 
     async fn buckets(&self) -> Result<()> {
         try_join_all(BUCKETS.iter().map(async |(bucket, region)| {
-            let place = if *region == PRIMARY {
-                String::new()
-            } else {
-                format!("<CreateBucketConfiguration><LocationConstraint>{region}</LocationConstraint></CreateBucketConfiguration>")
-            };
-            let made = self.call("s3", region, Method::PUT, &format!("/{bucket}"), &[], place).await?;
-            made.or_refused("s3", "CreateBucket")?;
+            self.make_bucket(bucket, region).await?;
             let versioned = "<VersioningConfiguration><Status>Enabled</Status></VersioningConfiguration>";
             let set = self.call("s3", region, Method::PUT, &format!("/{bucket}?versioning"), &[], versioned).await?;
             set.or_refused("s3", "PutBucketVersioning").map(drop)
@@ -188,9 +224,13 @@ impl Aws {
     }
 
     async fn topics(&self) -> Result<([String; 3], String)> {
-        let queue = self.json("sqs", TERTIARY, "AmazonSQS.CreateQueue", json!({ "QueueName": QUEUE })).await?;
-        let queue_url = queue["QueueUrl"].as_str().unwrap_or_default().to_owned();
         let queue_arn = format!("arn:aws:sqs:{TERTIARY}:{ACCOUNT}:{QUEUE}");
+        let statement = json!({ "Effect": "Allow", "Principal": { "Service": "sns.amazonaws.com" },
+                                "Action": "sqs:SendMessage", "Resource": queue_arn });
+        let policy = json!({ "Version": "2012-10-17", "Statement": [statement] }).to_string();
+        let queue = json!({ "QueueName": QUEUE, "Attributes": { "Policy": policy } });
+        let queue = self.json("sqs", TERTIARY, "AmazonSQS.CreateQueue", queue).await?;
+        let queue_url = queue["QueueUrl"].as_str().unwrap_or_default().to_owned();
         let mut topics = Vec::new();
         for priority in PRIORITIES {
             let name = format!("sparc-recovery-{priority}");

@@ -200,7 +200,7 @@ impl Api {
             return Ok(("lab-admin".to_owned(), vec!["system:masters".to_owned()]));
         }
         match self.check.caller(token, Timestamp::now()) {
-            Ok(caller) => Ok((caller.user.clone(), caller.groups.clone())),
+            Ok(caller) => Ok((caller.user, caller.groups)),
             Err(refusal) => {
                 tracing::info!(%refusal, "the lab's cluster refuses a token");
                 Err(unknown())

@@ -5,6 +5,8 @@
 //! computation of Signature Version 4 (IAM user guide, "Create a signed AWS API request"): the code under test signs with
 //! another one. The rules of the form are those of aws-iam-authenticator `pkg/token/token.go`.
 
+use std::sync::{PoisonError, RwLock};
+
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use jiff::{SignedDuration, Timestamp};
@@ -31,14 +33,14 @@ pub struct Caller {
 }
 
 /// What tokens must be for one cluster.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct TokenCheck {
     /// EKS cluster name.
     pub cluster: String,
     /// The cluster's region, whose STS must have been asked.
     pub region: String,
-    /// Who may come.
-    pub callers: Vec<Caller>,
+    /// Who may come; more are let in later by [`TokenCheck::admit`].
+    pub callers: RwLock<Vec<Caller>>,
 }
 
 /// Why a token is not taken.
@@ -71,7 +73,7 @@ impl TokenCheck {
     ///
     /// # Errors
     /// Why it is not taken.
-    pub fn caller(&self, token: &str, now: Timestamp) -> Result<&Caller, Refusal> {
+    pub fn caller(&self, token: &str, now: Timestamp) -> Result<Caller, Refusal> {
         let encoded = token.strip_prefix("k8s-aws-v1.").ok_or(Refusal::Form("it does not begin with k8s-aws-v1."))?;
         let bytes =
             BASE64_URL_SAFE_NO_PAD.decode(encoded).map_err(|_| Refusal::Form("it is not unpadded base64url"))?;
@@ -113,12 +115,18 @@ impl TokenCheck {
         if scope != format!("{}/{}/sts/aws4_request", &date[..8], self.region) {
             return Err(Refusal::Form("the signature's scope is not the region's STS on the token's day"));
         }
-        let caller = self.callers.iter().find(|caller| caller.access_key_id == key).ok_or(Refusal::Unknown)?;
+        let callers = self.callers.read().unwrap_or_else(PoisonError::into_inner);
+        let caller = callers.iter().find(|caller| caller.access_key_id == key).ok_or(Refusal::Unknown)?;
         let signature = of("X-Amz-Signature").unwrap_or_default();
         if self.signature(&url, &date, scope, &caller.secret_access_key) != signature {
             return Err(Refusal::Signature);
         }
-        Ok(caller)
+        Ok(caller.clone())
+    }
+
+    /// Lets somebody in, as an access entry of EKS does.
+    pub fn admit(&self, caller: Caller) {
+        self.callers.write().unwrap_or_else(PoisonError::into_inner).push(caller);
     }
 
     fn signature(&self, url: &Url, date: &str, scope: &str, secret: &str) -> String {
@@ -179,12 +187,12 @@ mod tests {
         TokenCheck {
             cluster: cluster.to_owned(),
             region: "us-west-2".to_owned(),
-            callers: vec![Caller {
+            callers: RwLock::new(vec![Caller {
                 access_key_id: "AKIDEXAMPLE".to_owned(),
                 secret_access_key: secret.to_owned(),
                 user: "sparc-recovery".to_owned(),
                 groups: Vec::new(),
-            }],
+            }]),
         }
     }
 

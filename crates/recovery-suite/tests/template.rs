@@ -1,0 +1,368 @@
+//! `template.yaml` against what it deploys: functions, machines, and the table of calls, both ways.
+
+#![allow(clippy::unwrap_used)]
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::{Path, PathBuf},
+};
+
+use recovery_aws::calls::{CALLS, Call, Home};
+use recovery_suite::FUNCTIONS;
+use serde_json::{Map, Value, json};
+use serde_yaml_ng::Value as Yaml;
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+/// A template as JSON, its short intrinsics written out: `!Sub x` as `{"Fn::Sub": "x"}`.
+fn template(name: &str) -> Value {
+    fn plain(yaml: Yaml) -> Value {
+        match yaml {
+            Yaml::Tagged(tagged) => {
+                let tag = tagged.tag.to_string();
+                let name = tag.trim_start_matches('!');
+                let name = if matches!(name, "Ref" | "Condition") { name.to_owned() } else { format!("Fn::{name}") };
+                json!({ name: plain(tagged.value) })
+            }
+            Yaml::Sequence(items) => items.into_iter().map(plain).collect(),
+            Yaml::Mapping(entries) => {
+                let key = |key: Yaml| key.as_str().map_or_else(|| format!("{key:?}"), str::to_owned);
+                Value::Object(entries.into_iter().map(|(name, value)| (key(name), plain(value))).collect())
+            }
+            scalar => serde_json::to_value(scalar).unwrap(),
+        }
+    }
+    plain(serde_yaml_ng::from_slice(&fs::read(root().join(name)).unwrap()).unwrap())
+}
+
+fn resources(template: &Value) -> &Map<String, Value> {
+    template["Resources"].as_object().unwrap()
+}
+
+fn of_type<'a>(template: &'a Value, kind: &str) -> BTreeMap<&'a str, &'a Value> {
+    let all = resources(template).iter().filter(|(_, resource)| resource["Type"] == kind);
+    all.map(|(name, resource)| (name.as_str(), &resource["Properties"])).collect()
+}
+
+fn pascal(folder: &str) -> String {
+    let capital = |part: &str| part[..1].to_uppercase() + &part[1..];
+    folder.split('-').map(capital).collect()
+}
+
+fn list(value: &Value) -> Vec<&Value> {
+    value.as_array().map_or_else(|| vec![value], |many| many.iter().collect())
+}
+
+fn statements(policy: &Value) -> Vec<&Value> {
+    policy["PolicyDocument"]["Statement"].as_array().unwrap().iter().collect()
+}
+
+fn actions(statement: &Value) -> BTreeSet<String> {
+    list(&statement["Action"]).into_iter().map(|action| action.as_str().unwrap().to_owned()).collect()
+}
+
+/// The machines of `statemachines/`: file name without ending, and their tasks as function, action and deadline.
+fn machines() -> BTreeMap<String, Vec<(String, Option<u64>)>> {
+    fn tasks(states: &Value, found: &mut Vec<(String, Option<u64>)>) {
+        for state in states.as_object().unwrap().values() {
+            for branch in state["Branches"].as_array().into_iter().flatten() {
+                tasks(&branch["States"], found);
+            }
+            if let Some(inner) = state["ItemProcessor"].get("States") {
+                tasks(inner, found);
+            }
+            let Some(arn) = state["Arguments"]["FunctionName"].as_str() else { continue };
+            let name = arn.strip_prefix("${").unwrap().strip_suffix("FunctionArn}").unwrap();
+            // A callback waits for a person, not for the function.
+            let waits = state["Resource"].as_str().unwrap().ends_with(".waitForTaskToken");
+            found.push((name.to_owned(), state["TimeoutSeconds"].as_u64().filter(|_| !waits)));
+        }
+    }
+    let mut machines = BTreeMap::new();
+    for entry in fs::read_dir(root().join("statemachines")).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_string_lossy().trim_end_matches(".asl.json").to_owned();
+        let machine: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        let mut found = Vec::new();
+        tasks(&machine["States"], &mut found);
+        machines.insert(name, found);
+    }
+    machines
+}
+
+#[test]
+fn every_function_is_deployed_under_its_own_name_log_and_role() {
+    let template = template("template.yaml");
+    let deployed = of_type(&template, "AWS::Serverless::Function");
+    let expected: BTreeSet<String> = FUNCTIONS.iter().map(|folder| format!("{}Function", pascal(folder))).collect();
+    assert_eq!(deployed.keys().map(|name| (*name).to_owned()).collect::<BTreeSet<_>>(), expected);
+    for folder in FUNCTIONS {
+        let name = pascal(folder);
+        let function = deployed[format!("{name}Function").as_str()];
+        let metadata = &template["Resources"][format!("{name}Function")]["Metadata"];
+        assert_eq!(metadata["BuildMethod"], "rust-cargolambda", "{folder}");
+        assert_eq!(metadata["BuildProperties"]["Binary"], folder);
+        assert_eq!(function["FunctionName"], json!({ "Fn::Sub": format!("${{Platform}}-{folder}") }));
+        assert_eq!(function["Role"], json!({ "Fn::GetAtt": format!("{name}Role.Arn") }));
+        assert_eq!(function["LoggingConfig"]["LogGroup"], json!({ "Ref": format!("{name}LogGroup") }));
+        let log = of_type(&template, "AWS::Logs::LogGroup")[format!("{name}LogGroup").as_str()];
+        assert_eq!(log["LogGroupName"], json!({ "Fn::Sub": format!("/aws/lambda/${{Platform}}-{folder}") }));
+        assert_eq!(log["RetentionInDays"], json!({ "Ref": "LogRetentionDays" }), "{folder}");
+        let own = &of_type(&template, "AWS::IAM::Role")[format!("{name}Role").as_str()]["Policies"][0];
+        assert_eq!(own["PolicyName"], "runtime", "{folder}");
+        let writes = statements(own)[0];
+        assert_eq!(actions(writes), BTreeSet::from(["logs:CreateLogStream".into(), "logs:PutLogEvents".into()]));
+        assert_eq!(writes["Resource"], json!({ "Fn::GetAtt": format!("{name}LogGroup.Arn") }), "{folder}");
+    }
+}
+
+/// A function that is still at work when its state has given it up would be invoked a second time beside itself.
+#[test]
+fn no_function_outlives_the_deadline_of_a_state_that_calls_it() {
+    let template = template("template.yaml");
+    let deployed = of_type(&template, "AWS::Serverless::Function");
+    for (machine, tasks) in machines() {
+        for (function, deadline) in tasks {
+            let timeout = deployed[format!("{function}Function").as_str()]["Timeout"].as_u64().unwrap();
+            let deadline = deadline.unwrap_or(u64::MAX);
+            assert!(timeout <= deadline, "{machine}: {function} may take {timeout} s, its state waits {deadline} s");
+        }
+    }
+}
+
+#[test]
+fn every_machine_is_deployed_with_exactly_the_functions_that_it_calls() {
+    let template = template("template.yaml");
+    let deployed = of_type(&template, "AWS::Serverless::StateMachine");
+    let machines = machines();
+    let names: BTreeSet<String> = machines.keys().map(|name| format!("{}Machine", pascal(name))).collect();
+    assert_eq!(deployed.keys().map(|name| (*name).to_owned()).collect::<BTreeSet<_>>(), names);
+    for (name, tasks) in machines {
+        let machine = deployed[format!("{}Machine", pascal(&name)).as_str()];
+        assert_eq!(machine["DefinitionUri"], format!("statemachines/{name}.asl.json"));
+        let called: BTreeSet<String> = tasks.into_iter().map(|(function, _)| function).collect();
+        let arn = |function: &String| json!({ "Fn::GetAtt": format!("{function}Function.Arn") });
+        let expected: Map<String, Value> =
+            called.iter().map(|function| (format!("{function}FunctionArn"), arn(function))).collect();
+        assert_eq!(machine["DefinitionSubstitutions"], Value::Object(expected), "{name}");
+
+        let role = of_type(&template, "AWS::IAM::Role")[format!("{}Role", pascal(&name)).as_str()];
+        assert_eq!(machine["Role"], json!({ "Fn::GetAtt": format!("{}Role.Arn", pascal(&name)) }));
+        let invoke = statements(&role["Policies"][0]);
+        assert_eq!(invoke.len(), 1, "{name}");
+        assert_eq!(actions(invoke[0]), BTreeSet::from(["lambda:InvokeFunction".to_owned()]));
+        let allowed: BTreeSet<String> = list(&invoke[0]["Resource"]).iter().map(|arn| arn.to_string()).collect();
+        assert_eq!(allowed, called.iter().map(|function| arn(function).to_string()).collect(), "{name}");
+        assert_eq!(machine["Logging"]["Level"], "ALL", "{name}");
+        assert_eq!(machine["Tracing"]["Enabled"], true, "{name}");
+    }
+}
+
+/// What IAM asks of a caller for one call of the table.
+fn permissions(call: &Call) -> Vec<String> {
+    let own = |service: &str| format!("{service}:{}", call.operation);
+    let also = |action: String, more: &[&str]| {
+        more.iter().map(|one| (*one).to_owned()).chain([action]).collect::<Vec<String>>()
+    };
+    match call.service {
+        // Without ListBucket an object that is not there is answered with 403, and "no fence" becomes "refused".
+        "S3" if call.operation == "GetObject" => also(own("s3"), &["s3:ListBucket", "kms:Decrypt"]),
+        "S3" if call.operation == "PutObject" => also(own("s3"), &["kms:GenerateDataKey"]),
+        "S3" => vec![own("s3")],
+        "SecretsManager" => also(own("secretsmanager"), &["kms:Decrypt"]),
+        "SNS" => also(own("sns"), &["kms:Decrypt", "kms:GenerateDataKey"]),
+        "ECR" => vec![own("ecr")],
+        "EKS" => vec![own("eks")],
+        "RDS" => vec![own("rds")],
+        "Route53" => vec![own("route53")],
+        "CloudFront" => vec![own("cloudfront")],
+        // Whoever has credentials may ask who they are.
+        "STS" => Vec::new(),
+        other => panic!("say in this test what IAM asks for {other}"),
+    }
+}
+
+#[test]
+fn every_role_allows_the_calls_of_its_function_and_no_others() {
+    let template = template("template.yaml");
+    let roles = of_type(&template, "AWS::IAM::Role");
+    for function in FUNCTIONS {
+        let needed: BTreeSet<String> =
+            CALLS.iter().filter(|call| call.function == function).flat_map(permissions).collect();
+        let role = roles[format!("{}Role", pascal(function)).as_str()];
+        let calls = role["Policies"].as_array().unwrap().iter().find(|policy| policy["PolicyName"] == "calls");
+        let allowed: BTreeSet<String> = calls.map(statements).into_iter().flatten().flat_map(actions).collect();
+        assert_eq!(needed, allowed, "{function}: left what the table of calls needs, right what its role allows");
+    }
+}
+
+/// A permission that reaches into another region is one that the table of calls has there.
+#[test]
+fn roles_reach_other_regions_only_where_the_table_of_calls_does() {
+    let template = template("template.yaml");
+    let roles = of_type(&template, "AWS::IAM::Role");
+    for function in FUNCTIONS {
+        let role = roles[format!("{}Role", pascal(function)).as_str()];
+        let calls = role["Policies"].as_array().unwrap().iter().find(|policy| policy["PolicyName"] == "calls");
+        for statement in calls.map(statements).into_iter().flatten() {
+            for action in actions(statement) {
+                let home = CALLS
+                    .iter()
+                    .find(|call| call.function == function && permissions(call).contains(&action))
+                    .map(|call| call.home)
+                    .unwrap();
+                let resource = statement["Resource"].to_string();
+                let global = action.starts_with("route53:") || action.starts_with("cloudfront:");
+                // An Aurora global cluster has no region in its ARN, its member has.
+                let secondary = resource.contains("${SecondaryRegion}");
+                assert!(!resource.contains("PrimaryRegion"), "{function}: {action} reaches into the lost region");
+                assert_eq!(secondary, home == Home::Secondary, "{function}: {action} on {resource}");
+                assert_eq!(global, home == Home::UsEast1, "{function}: {action} on {resource}");
+            }
+        }
+    }
+}
+
+#[test]
+fn nothing_is_allowed_on_everything_where_a_resource_can_be_named() {
+    // What names no resources, says AWS: X-Ray, and the deliveries of logs.
+    let unnamed = |action: &str| action.starts_with("xray:") || action.starts_with("logs:");
+    let template = template("template.yaml");
+    let mut policies = Vec::new();
+    for role in of_type(&template, "AWS::IAM::Role").into_values() {
+        policies.extend(role["Policies"].as_array().into_iter().flatten());
+    }
+    policies.extend(of_type(&template, "AWS::IAM::ManagedPolicy").into_values());
+    assert!(policies.len() > FUNCTIONS.len());
+    for statement in policies.into_iter().flat_map(statements) {
+        for action in actions(statement) {
+            assert!(!action.contains('*'), "{action}");
+            let everything = list(&statement["Resource"]).contains(&&json!("*"));
+            assert!(!everything || unnamed(&action), "{action} on everything");
+        }
+    }
+}
+
+/// The rule of the dead regions, for the template: what stands in it needs neither of the two, nor a control plane that lives
+/// in one of them, to be there or to be used. Health checks and records are therefore in a template of their own.
+#[test]
+fn the_stack_needs_neither_of_the_regions_that_may_be_lost() {
+    let text = fs::read_to_string(root().join("template.yaml")).unwrap();
+    let template = template("template.yaml");
+    for (name, resource) in resources(&template) {
+        let kind = resource["Type"].as_str().unwrap();
+        for elsewhere in ["AWS::Route53", "AWS::CloudFront", "AWS::GlobalAccelerator", "AWS::WAF"] {
+            assert!(!kind.starts_with(elsewhere), "{name} is a {kind}, which another region's control plane keeps");
+        }
+        let properties = resource["Properties"].to_string();
+        // Looking at the lost region is what detection is for; nothing else here may name it.
+        let looks = ["PrimaryImpairedAlarm", "ProbeSilentAlarm", "Dashboard"].contains(&name.as_str());
+        assert!(looks || !properties.contains("PrimaryRegion"), "{name} names the lost region");
+        // Only what functions may do over there.
+        assert!(
+            kind == "AWS::IAM::Role" || !properties.contains("SecondaryRegion"),
+            "{name} names the secondary region"
+        );
+    }
+    for region in ["us-east-1", "us-west-2"] {
+        let named = text.lines().filter(|line| line.contains(region) && !line.contains("such as"));
+        // The switch object is named after the region that is out.
+        let named: Vec<&str> = named.filter(|line| !line.contains("switch/")).collect();
+        assert!(named.is_empty(), "{region} is written into the template: {named:?}");
+    }
+    // `sts.amazonaws.com` and its kind answer from us-east-1.
+    for service in ["sts", "s3", "iam", "route53"] {
+        assert!(!text.contains(&format!("{service}.amazonaws.com")), "the global endpoint of {service}");
+    }
+}
+
+#[test]
+fn what_is_kept_stays_when_the_stack_goes() {
+    let kept = ["AWS::S3::Bucket", "AWS::KMS::Key", "AWS::Logs::LogGroup", "AWS::SQS::Queue", "AWS::S3::BucketPolicy"];
+    let template = template("template.yaml");
+    let mut buckets = 0;
+    for (name, resource) in resources(&template) {
+        let kind = resource["Type"].as_str().unwrap();
+        if kept.contains(&kind) {
+            assert_eq!(resource["DeletionPolicy"], "Retain", "{name}");
+            assert_eq!(resource["UpdateReplacePolicy"], "Retain", "{name}");
+        }
+        if kind == "AWS::S3::Bucket" {
+            let bucket = &resource["Properties"];
+            buckets += 1;
+            assert_eq!(bucket["VersioningConfiguration"]["Status"], "Enabled", "{name}");
+            assert!(bucket["LifecycleConfiguration"].is_object(), "{name}");
+            let block = bucket["PublicAccessBlockConfiguration"].as_object().unwrap();
+            assert!(block.len() == 4 && block.values().all(|on| *on == true), "{name}");
+            // The switch must be removable, and readable without a key.
+            assert_eq!(name == "SwitchBucket", bucket["ObjectLockConfiguration"].is_null(), "{name}");
+            assert!(
+                !bucket.to_string().contains("\"GLACIER\"") && !bucket.to_string().contains("DEEP_ARCHIVE"),
+                "{name}"
+            );
+        }
+    }
+    assert_eq!(buckets, 4);
+}
+
+#[test]
+fn a_wrong_parameter_is_refused_with_a_sentence() {
+    for name in ["template.yaml", "template-names.yaml", "template-replica.yaml"] {
+        for (parameter, form) in template(name)["Parameters"].as_object().unwrap() {
+            assert!(form["Description"].as_str().is_some_and(|text| text.ends_with('.')), "{name}: {parameter}");
+            let bounded = ["AllowedPattern", "AllowedValues", "MinValue"].iter().any(|bound| !form[*bound].is_null());
+            let listed = form["Type"] == "CommaDelimitedList";
+            assert!(bounded || listed, "{name}: {parameter} takes anything");
+            if form["AllowedValues"].is_null() && !listed {
+                let says = form["ConstraintDescription"].as_str();
+                assert!(says.is_some_and(|says| says.starts_with("must be")), "{name}: {parameter}");
+            }
+        }
+        for (rule, assertions) in template(name)["Rules"].as_object().unwrap() {
+            for assertion in assertions["Assertions"].as_array().unwrap() {
+                assert!(assertion["AssertDescription"].as_str().unwrap().ends_with('.'), "{name}: {rule}");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_alarm_counts_what_the_probe_emits_and_the_rule_waits_for_it() {
+    use verify_recovery::metric;
+    let template = template("template.yaml");
+    let alarm = of_type(&template, "AWS::CloudWatch::Alarm")["PrimaryImpairedAlarm"];
+    assert_eq!(alarm["Namespace"], metric::NAMESPACE);
+    assert_eq!(alarm["MetricName"], metric::PRIMARY_IMPAIRED);
+    let plan = recovery::plan::Plan::read(&root().join("plans/sparc.toml")).unwrap();
+    let named: BTreeSet<&str> =
+        alarm["Dimensions"].as_array().unwrap().iter().map(|one| one["Name"].as_str().unwrap()).collect();
+    let emitted = metric::dimensions(&plan);
+    assert_eq!(named, emitted.keys().map(String::as_str).collect());
+    assert_eq!(alarm["TreatMissingData"], "missing", "a probe that is gone must not move the platform");
+    let rule = of_type(&template, "AWS::Events::Rule")["StartFailoverRule"];
+    assert_eq!(rule["EventPattern"]["detail-type"], json!([recovery::incident::ALARM]));
+    assert_eq!(rule["EventPattern"]["resources"], json!([{ "Fn::GetAtt": "PrimaryImpairedAlarm.Arn" }]));
+    let schedule = of_type(&template, "AWS::Scheduler::Schedule")["ProbeSchedule"];
+    let input: Value = serde_json::from_str(schedule["Target"]["Input"].as_str().unwrap()).unwrap();
+    serde_json::from_value::<verify_recovery::Request>(input).unwrap();
+}
+
+/// Everything that calls something asynchronously says where an undeliverable call goes.
+#[test]
+fn nothing_undelivered_is_lost() {
+    let template = template("template.yaml");
+    let dead_letters = json!({ "Arn": { "Fn::GetAtt": "DeadLetters.Arn" } });
+    for (name, rule) in of_type(&template, "AWS::Events::Rule") {
+        for target in rule["Targets"].as_array().unwrap() {
+            assert_eq!(target["DeadLetterConfig"], dead_letters, "{name}");
+        }
+    }
+    for (name, schedule) in of_type(&template, "AWS::Scheduler::Schedule") {
+        assert_eq!(schedule["Target"]["DeadLetterConfig"], dead_letters, "{name}");
+        assert!(schedule["Target"]["RetryPolicy"].is_object(), "{name}");
+        assert!(schedule["ScheduleExpressionTimezone"].is_string(), "{name}");
+    }
+}
