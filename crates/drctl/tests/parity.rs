@@ -325,7 +325,9 @@ fn plain_text(text: &str) -> String {
             let hexadecimal = |part: &str| !part.is_empty() && part.chars().all(|letter| letter.is_ascii_hexdigit());
             hexadecimal(high) && hexadecimal(low)
         });
-        if is_position || digits > 0 { "<figure>".to_owned() } else { word.to_owned() }
+        // An id of CloudFront is capitals and digits, and by chance without a digit.
+        let is_id = word.len() > 9 && word.chars().all(|letter| letter.is_ascii_uppercase());
+        if is_position || is_id || digits > 0 { "<figure>".to_owned() } else { word.to_owned() }
     };
     // Sentences carry figures: times, sizes, ports, versions of objects.
     text.split(' ').map(word).collect::<Vec<_>>().join(" ")
