@@ -82,12 +82,12 @@ async fn answer(answer: Answer) -> Result<u8, Problem> {
     let done = if answer.approve { "confirmed" } else { "refused" };
     if answer.json {
         let told = json!({"run": run, "answer": done, "missing": missing, "place": place, "given": answer.given});
-        println!("{}", pretty(&told)?);
+        tell!("{}", pretty(&told)?);
     } else {
-        println!("{done} run `{run}` {place}, in the name of {by}");
+        tell!("{done} run `{run}` {place}, in the name of {by}");
         if missing > 0 {
             let people = if missing == 1 { "one more person".to_owned() } else { format!("{missing} more people") };
-            println!("{people} must confirm it before anything happens: drctl approve {run} --by NAME --because WHY");
+            tell!("{people} must confirm it before anything happens: drctl approve {run} --by NAME --because WHY");
         }
     }
     Ok(exit::DONE)

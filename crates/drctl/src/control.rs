@@ -13,7 +13,10 @@ use recovery::{
     store::{ObjectStore, get_json},
 };
 use serde_json::{Value, json};
-use tokio::sync::watch;
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    sync::watch,
+};
 
 use crate::{
     copy::{Standing, lock},
@@ -51,6 +54,33 @@ pub struct Control {
     pub silent: bool,
 }
 
+/// What the system tells a runner by signals.
+pub struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    /// Takes the signals over for as long as the process lives: Ctrl-C and `kill` ask for a safe end, and a terminal that
+    /// closes ends nothing.
+    ///
+    /// # Errors
+    /// The system refuses a handler.
+    pub fn take() -> std::io::Result<Signals> {
+        // Once taken over, a signal never has its default effect again, listened to or not.
+        let _ = signal(SignalKind::hangup())?;
+        Ok(Signals { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+    }
+
+    /// Returns when somebody wants the runner to end.
+    async fn asked_to_end(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+}
+
 /// An end that waits for the step that is under way.
 struct Ending {
     /// Whoever asked for it in another process.
@@ -61,17 +91,17 @@ struct Ending {
 
 impl Control {
     /// Listens as long as the run lives.
-    pub async fn listen(self) {
-        tokio::join!(self.listen_here(), self.listen_elsewhere());
+    pub async fn listen(self, signals: Signals) {
+        tokio::join!(self.listen_here(signals), self.listen_elsewhere());
     }
 
-    async fn listen_here(&self) {
+    async fn listen_here(&self, mut signals: Signals) {
         let mut poll = tokio::time::interval(POLL);
         let mut ending: Option<Ending> = None;
         let mut told_behind = false;
         loop {
             tokio::select! {
-                _ = tokio::signal::ctrl_c() => {
+                () = signals.asked_to_end() => {
                     if ending.is_some() {
                         let cause = "interrupted twice".to_owned();
                         let _ = self.handle.stop(Some("Recovery.Interrupted".to_owned()), Some(cause)).await;
@@ -98,7 +128,7 @@ impl Control {
 
     fn say(&self, text: &str) {
         if !self.silent {
-            eprintln!("{text}");
+            aside!("{text}");
         }
     }
 

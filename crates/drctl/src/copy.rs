@@ -145,14 +145,28 @@ pub struct Copied {
 /// Reads the journal of an attempt from the bucket, as far as it is there.
 pub async fn read(store: &dyn ObjectStore, run: &str, attempt: Timestamp) -> Result<Copied, StoreError> {
     let mut copied = Copied { text: Vec::new(), segments: 0, last_writer: None };
-    while let Some(object) = store.get(&segment_key(run, attempt, copied.segments + 1)).await? {
+    loop {
+        let key = segment_key(run, attempt, copied.segments + 1);
+        let Some(object) = store.get(&key).await? else { return Ok(copied) };
+        // A segment that is left out would be a shorter journal, and a step that was done would be unknown.
+        let (header, text) = segment(&object.body).map_err(|source| StoreError::Malformed {
+            bucket: store.bucket().to_owned(),
+            key,
+            source,
+        })?;
         copied.segments += 1;
-        if let Some((header, text)) = segment(&object.body).filter(|(_, text)| !text.is_empty()) {
+        if !text.is_empty() {
             copied.text.extend_from_slice(text);
             copied.last_writer = Some(header.writer);
         }
     }
-    Ok(copied)
+}
+
+impl Copied {
+    /// Records that a head promises and the copy does not have: a segment is missing, or was cut short.
+    pub fn missing(&self, head: &Head) -> u64 {
+        head.records.saturating_sub(records_in(&self.text) as u64)
+    }
 }
 
 /// How two journals of one attempt stand to each other.
@@ -259,9 +273,10 @@ pub async fn close_against_others(
 }
 
 /// The two parts of a segment.
-fn segment(body: &[u8]) -> Option<(SegmentHeader, &[u8])> {
-    let end = body.iter().position(|byte| *byte == b'\n')?;
-    Some((serde_json::from_slice(&body[..end]).ok()?, &body[end + 1..]))
+fn segment(body: &[u8]) -> Result<(SegmentHeader, &[u8]), serde_json::Error> {
+    let end = body.iter().position(|byte| *byte == b'\n').unwrap_or(body.len());
+    let text = body.get(end + 1..).unwrap_or_default();
+    Ok((serde_json::from_slice(&body[..end])?, text))
 }
 
 fn segment_body(writer: &Writer, text: &[u8]) -> Vec<u8> {
@@ -561,11 +576,11 @@ impl Copier {
         let object = self.work.store.get(key).await?;
         let body = object.map(|object| object.body).unwrap_or_default();
         match segment(&body) {
-            Some((header, text)) if header.writer.nonce == self.work.writer.nonce && left.starts_with(text) => {
+            Ok((header, text)) if header.writer.nonce == self.work.writer.nonce && left.starts_with(text) => {
                 Ok(text.len())
             }
-            Some((header, _)) => Err(Hindrance::TakenOver(header.writer)),
-            None => Err(Hindrance::Away(format!("`{key}` is no segment of a journal"))),
+            Ok((header, _)) => Err(Hindrance::TakenOver(header.writer)),
+            Err(error) => Err(Hindrance::Away(format!("`{key}` is no segment of a journal: {error}"))),
         }
     }
 

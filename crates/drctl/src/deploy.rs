@@ -35,10 +35,10 @@ pub fn parameters(file: &Path, json: bool) -> Result<u8, Problem> {
     if json {
         let object: Map<String, Value> =
             parameters.into_iter().map(|(name, value)| (name.to_owned(), value.into())).collect();
-        println!("{}", pretty(&object)?);
+        tell!("{}", pretty(&object)?);
     } else {
         for (name, value) in parameters {
-            println!("{name}={value}");
+            tell!("{name}={value}");
         }
     }
     Ok(exit::DONE)
@@ -89,9 +89,9 @@ pub async fn check(plan: PlanFile, json: bool) -> Result<u8, Problem> {
     let findings = judge(&plan, &Looked { survey, replica, secrets, machines: deployed? }, Timestamp::now());
     let well = findings.iter().all(|finding| finding.standing == Standing::Good);
     if json {
-        println!("{}", pretty(&json!({ "well": well, "findings": findings }))?);
+        tell!("{}", pretty(&json!({ "well": well, "findings": findings }))?);
     } else {
-        print!("{}", in_words(&findings, Paint::stdout()));
+        show!("{}", in_words(&findings, Paint::stdout()));
     }
     Ok(if well { exit::DONE } else { exit::FOUND })
 }

@@ -52,7 +52,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub async fn drill(args: DrillArgs) -> Result<u8, Problem> {
     let say = |text: &str| {
         if !args.json {
-            println!("{text}");
+            tell!("{text}");
         }
     };
     let desk = faults(&args.fault)?;
@@ -117,7 +117,7 @@ async fn start(args: &DrillArgs, desk: Option<Desk>) -> Result<Platform, Problem
     let (quiet, began) = (args.json, Instant::now());
     let progress = Arc::new(move |stage: lab::Progress| {
         if let Some(took) = stage.done_after.filter(|_| !quiet) {
-            println!("  {:6.1} s  {:<42} {:.1} s", began.elapsed().as_secs_f64(), stage.stage, took.as_secs_f64());
+            tell!("  {:6.1} s  {:<42} {:.1} s", began.elapsed().as_secs_f64(), stage.stage, took.as_secs_f64());
         }
     });
     let options = Options {
@@ -229,7 +229,7 @@ async fn finish(
     write_report(folder, &card, &record, &report)?;
     let place = kept(args.out.as_deref(), folder)?;
     if args.json {
-        println!("{}", crate::plan::pretty(&report)?);
+        tell!("{}", crate::plan::pretty(&report)?);
     } else {
         tell(load, &report, platform, &place);
         let desktop = ["DISPLAY", "WAYLAND_DISPLAY"].iter().any(|name| std::env::var_os(name).is_some());
@@ -273,25 +273,22 @@ fn kept(out: Option<&Path>, folder: &RunFolder) -> Result<PathBuf, Problem> {
 fn tell(load: &Load, report: &RecoveryReport, platform: &Platform, place: &Path) {
     let Some(drill) = &report.drill else { return };
     let (met, all) = report.objectives_met();
-    println!();
-    println!("objectives   {met} of {all} met");
+    tell!();
+    tell!("objectives   {met} of {all} met");
     if let Some(gap) = drill.client_gap_seconds {
-        println!("clients      {gap:.2} s without an acknowledged write");
+        tell!("clients      {gap:.2} s without an acknowledged write");
     }
-    println!(
-        "lost writes  {} of {} that us-east-1 had acknowledged",
-        drill.lost_writes.len(),
-        drill.acknowledged_writes
-    );
+    tell!("lost writes  {} of {} that us-east-1 had acknowledged", drill.lost_writes.len(), drill.acknowledged_writes);
     if let Some(names) = &drill.names {
-        println!(
+        tell!(
             "names        the last of {} resolvers that keep answers followed {:.0} s later, by AWS's clock",
-            names.resolvers, names.later_seconds
+            names.resolvers,
+            names.later_seconds
         );
     }
-    println!("two primaries with traffic  {}", load.two_primaries().map_or("never", |_| "YES"));
-    println!("all names unhealthy at once {}", platform.lab.edge.ever_all_unhealthy().map_or("never", |_| "YES"));
-    println!("report       {}", place.display());
+    tell!("two primaries with traffic  {}", load.two_primaries().map_or("never", |_| "YES"));
+    tell!("all names unhealthy at once {}", platform.lab.edge.ever_all_unhealthy().map_or("never", |_| "YES"));
+    tell!("report       {}", place.display());
 }
 
 fn stand_ins(platform: &Platform) -> Vec<StandIn> {

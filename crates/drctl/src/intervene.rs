@@ -291,9 +291,9 @@ async fn ask(
     match reply {
         Some(reply) if reply.done => {
             if target.json {
-                println!("{}", pretty(&json!({"run": target.run, "deed": deed, "done": true, "said": reply.said}))?);
+                tell!("{}", pretty(&json!({"run": target.run, "deed": deed, "done": true, "said": reply.said}))?);
             } else {
-                println!("run `{}`: {}", target.run, reply.said);
+                tell!("run `{}`: {}", target.run, reply.said);
             }
             Ok(ExitCode::from(exit::DONE))
         }
@@ -368,9 +368,9 @@ async fn keep(aws: &Aws, target: &Target, deed: &Intervention) -> Result<(), Pro
 
 fn tell(target: &Target, deed: &Intervention, said: &str) -> Result<ExitCode, Problem> {
     if target.json {
-        println!("{}", pretty(&json!({"run": target.run, "deed": deed.deed, "done": true, "said": said}))?);
+        tell!("{}", pretty(&json!({"run": target.run, "deed": deed.deed, "done": true, "said": said}))?);
     } else {
-        println!("run `{}`: {said}", target.run);
+        tell!("run `{}`: {said}", target.run);
     }
     Ok(ExitCode::from(exit::DONE))
 }

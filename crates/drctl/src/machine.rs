@@ -32,14 +32,14 @@ pub fn list(json: bool) -> Result<u8, Problem> {
             .iter()
             .map(|(d, states, comment)| json!({"machine": d.name, "origin": d.origin, "states": states, "comment": comment}))
             .collect();
-        println!("{}", pretty(&rows)?);
+        tell!("{}", pretty(&rows)?);
         return Ok(exit::DONE);
     }
     let (paint, mut table) = (Paint::stdout(), Table::default());
     for (definition, states, comment) in rows {
         table.row([definition.name, format!("{states} states"), comment]);
     }
-    print!("{}", table.lines(|_, column, cell| if column == 0 { paint.bold(cell) } else { cell.to_owned() }));
+    show!("{}", table.lines(|_, column, cell| if column == 0 { paint.bold(cell) } else { cell.to_owned() }));
     Ok(exit::DONE)
 }
 
@@ -48,19 +48,19 @@ pub fn show(name: &str, json: bool) -> Result<u8, Problem> {
     let definition = machines::find(name)?;
     let machine = definition.parse()?;
     if json {
-        println!(
+        tell!(
             "{}",
             pretty(&json!({"machine": definition.name, "origin": definition.origin, "graph": machine.graph()}))?
         );
     } else {
-        print!("{}", words(&definition, &machine, Paint::stdout()));
+        show!("{}", words(&definition, &machine, Paint::stdout()));
     }
     Ok(exit::DONE)
 }
 
 /// Draws a machine.
 pub fn draw(name: &str) -> Result<u8, Problem> {
-    print!("{}", mermaid::draw(&machines::find(name)?.parse()?.graph()));
+    show!("{}", mermaid::draw(&machines::find(name)?.parse()?.graph()));
     Ok(exit::DONE)
 }
 
@@ -134,16 +134,16 @@ pub fn check(asked: &[String], json: bool) -> Result<u8, Problem> {
             .iter()
             .map(|(d, problems)| json!({"machine": d.name, "origin": d.origin, "problems": problems}))
             .collect();
-        println!("{}", pretty(&rows)?);
+        tell!("{}", pretty(&rows)?);
     } else {
         let paint = Paint::stdout();
         for (definition, problems) in &found {
             for problem in problems {
                 let line = format!("{}:{problem}", definition.origin);
-                println!("{}", if problem.severity == Severity::Error { paint.bad(&line) } else { paint.doubt(&line) });
+                tell!("{}", if problem.severity == Severity::Error { paint.bad(&line) } else { paint.doubt(&line) });
             }
             if problems.is_empty() {
-                println!("{}: {}", definition.origin, paint.good("nothing wrong"));
+                tell!("{}: {}", definition.origin, paint.good("nothing wrong"));
             }
         }
     }

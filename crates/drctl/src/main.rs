@@ -8,6 +8,9 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 
+#[macro_use]
+mod out;
+
 mod approval;
 mod cli;
 mod control;
@@ -46,7 +49,7 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(problem) => {
             let paint = paint::Paint::stderr();
-            eprintln!("{} {problem}", paint.bad("drctl:"));
+            aside!("{} {problem}", paint.bad("drctl:"));
             problem.exit_code()
         }
     }
@@ -86,11 +89,18 @@ fn act(command: Command) -> Result<ExitCode, Problem> {
         Command::Status(args) => waiting(status::status(args)),
         Command::Report(args) => waiting(report::show(args)),
         Command::Completion { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "drctl", &mut std::io::stdout());
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "drctl", &mut script);
+            show!("{}", String::from_utf8_lossy(&script));
             Ok(exit::DONE)
         }
     };
-    done.map(ExitCode::from)
+    match (done, out::lost()) {
+        (Ok(exit::DONE), Some(why)) => Err(Problem::failed(format!(
+            "standard output cannot be written ({why}), so what was printed is incomplete; make room and repeat"
+        ))),
+        (done, _) => done.map(ExitCode::from),
+    }
 }
 
 /// Runs what talks to the world.

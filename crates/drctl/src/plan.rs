@@ -26,9 +26,9 @@ pub fn settings(file: &Path) -> Result<Settings, Problem> {
 pub fn show(file: &Path, json: bool) -> Result<u8, Problem> {
     let plan = Plan::read(file)?;
     if json {
-        println!("{}", pretty(&plan)?);
+        tell!("{}", pretty(&plan)?);
     } else {
-        print!("{}", words(&plan, file, Paint::stdout()));
+        show!("{}", words(&plan, file, Paint::stdout()));
     }
     Ok(exit::DONE)
 }
@@ -41,9 +41,9 @@ pub fn check(file: &Path, json: bool) -> Result<u8, Problem> {
     let known = machines::names_beside(file);
     let findings = contradictions::check(&file.display().to_string(), &text, &plan, Some(&known))?;
     if json {
-        println!("{}", pretty(&json!({ "plan": file.display().to_string(), "findings": findings }))?);
+        tell!("{}", pretty(&json!({ "plan": file.display().to_string(), "findings": findings }))?);
     } else {
-        print!("{}", findings_in_words(&findings, file, Paint::stdout()));
+        show!("{}", findings_in_words(&findings, file, Paint::stdout()));
     }
     Ok(if findings.open.is_empty() { exit::DONE } else { exit::FOUND })
 }

@@ -1,11 +1,7 @@
 //! What a person sees while a machine runs: one line per state, with what was seen, why the state stands there, and how long
 //! it took. On a terminal the states under way are shown with their time; without one every line is plain text.
 
-use std::{
-    collections::HashMap,
-    io::{IsTerminal, Write},
-    time::Duration,
-};
+use std::{collections::HashMap, io::IsTerminal, time::Duration};
 
 use asl::{EventType, HistoryEvent, Machine};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
@@ -108,8 +104,7 @@ impl Progress {
         }
         match &self.bars {
             Some(bars) => drop(bars.println(text)),
-            // Whoever looked on may have gone: that ends the printing, not the recovery.
-            None => drop(writeln!(std::io::stdout(), "{text}")),
+            None => tell!("{text}"),
         }
     }
 

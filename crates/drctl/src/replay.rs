@@ -17,12 +17,12 @@ pub fn replay(folders: &[PathBuf], json: bool) -> Result<u8, Problem> {
         .map_err(|error| Problem::input(format!("{}; {}", recovery::fault::chain(&error), error.remedy())))?;
     let summary = Summary::of(&reports);
     if json {
-        println!("{}", pretty(&json!({"summary": summary, "cases": reports}))?);
+        tell!("{}", pretty(&json!({"summary": summary, "cases": reports}))?);
     } else {
         let paint = Paint::stdout();
         for report in &reports {
             let line = report.to_string();
-            println!(
+            tell!(
                 "{}",
                 match (report.agrees(), report.agrees_in_detail()) {
                     (true, true) => line,
@@ -31,7 +31,7 @@ pub fn replay(folders: &[PathBuf], json: bool) -> Result<u8, Problem> {
                 }
             );
         }
-        println!("{summary}");
+        tell!("{summary}");
     }
     Ok(if reports.iter().all(asl::replay::CaseReport::agrees_in_detail) { exit::DONE } else { exit::FOUND })
 }

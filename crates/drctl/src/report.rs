@@ -30,7 +30,7 @@ pub async fn show(args: ReportArgs) -> Result<u8, Problem> {
             Some(page) => page,
             None => fetched(&args, &folder).await?,
         };
-        println!("{}", page.display());
+        tell!("{}", page.display());
         if args.open {
             open(&page)?;
         }
@@ -42,7 +42,7 @@ pub async fn show(args: ReportArgs) -> Result<u8, Problem> {
         })?,
         None => String::from_utf8_lossy(&from_bucket(&args, &folder, form).await?).into_owned(),
     };
-    println!("{}", text.trim_end());
+    tell!("{}", text.trim_end());
     Ok(exit::DONE)
 }
 

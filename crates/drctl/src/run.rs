@@ -31,7 +31,7 @@ use serde_json::Value;
 use tokio::sync::Notify;
 
 use crate::{
-    control::{self, Control},
+    control::{self, Control, Signals},
     copy::{self, Copying, Head, Writer, lock},
     deeds, machines, on_aws,
     problem::{Problem, exit},
@@ -312,7 +312,7 @@ pub async fn drive(means: Means, begun: Begun, started: Started, json: bool) -> 
     live.save().and_then(|()| folder.write_json(WRITER, &lease.writer)).map_err(|error| unwritable(&folder, &error))?;
     recovery_lambda::log_to(folder.open_log().map_err(|error| unwritable(&folder, &error))?);
     if let Some(aside) = aside.filter(|_| !json) {
-        eprintln!("{aside}");
+        aside!("{aside}");
     }
     // A run that is only ended here asks nothing of the platform.
     let only_ends =
@@ -354,7 +354,9 @@ pub async fn drive(means: Means, begun: Begun, started: Started, json: bool) -> 
         copy: copying.watch(),
         silent: json,
     };
-    let listening = tokio::spawn(control.listen());
+    let signals = Signals::take()
+        .map_err(|error| Problem::failed(format!("the system refuses to tell this process of signals: {error}")))?;
+    let listening = tokio::spawn(control.listen(signals));
     let inside = AtomicUsize::new(0);
     let gate = Gate { linked: Linked(suite), copying: &copying, inside: &inside };
     let ended = tokio::select! {
@@ -407,11 +409,11 @@ pub async fn drive(means: Means, begun: Begun, started: Started, json: bool) -> 
     }
     let copy = copying.finish(LAST_COPY).await;
     if json {
-        println!("{}", serde_json::to_string_pretty(&report).unwrap_or_default());
+        tell!("{}", serde_json::to_string_pretty(&report).unwrap_or_default());
     } else {
         tell_the_end(&plan, &record, status, &report, &folder);
         if copy.copied < copy.records {
-            println!(
+            tell!(
                 "the copy in s3://{} lacks {} of {} records ({}); this folder has them all",
                 copy.bucket,
                 copy.records - copy.copied,
@@ -536,15 +538,15 @@ fn exit_code(record: &Run, status: RunStatus) -> u8 {
 }
 
 fn tell_the_end(plan: &Plan, record: &Run, status: RunStatus, report: &RecoveryReport, folder: &RunFolder) {
-    println!();
+    tell!();
     if status == RunStatus::Aborted {
-        println!("ended by a person. {}", state_of_the_world(plan, record));
+        tell!("ended by a person. {}", state_of_the_world(plan, record));
     }
-    println!("{}", report.sentence);
+    tell!("{}", report.sentence);
     if let Some(failure) = &record.failure {
-        println!("{}: {}", failure.state, failure.message());
+        tell!("{}: {}", failure.state, failure.message());
     }
-    println!("report: {}", folder.path().join("report.html").display());
+    tell!("report: {}", folder.path().join("report.html").display());
 }
 
 /// Where a run that a person ended leaves the platform, and how to go on.

@@ -65,12 +65,12 @@ pub async fn status(args: StatusArgs) -> Result<u8, Problem> {
             })
         });
         let others = others.as_ref().map(|others| others.as_json(now)).unwrap_or_default();
-        println!("{}", pretty(&json!({"run": name, "this_machine": view, "others": others}))?);
+        tell!("{}", pretty(&json!({"run": name, "this_machine": view, "others": others}))?);
         return Ok(exit::DONE);
     }
     let paint = Paint::stdout();
     if let Some(run) = &local {
-        print!("{}", in_words(run, now, paint));
+        show!("{}", in_words(run, now, paint));
     }
     if let Some(others) = others {
         others.tell(name, local.is_some(), now, paint);
@@ -158,33 +158,33 @@ impl Others {
 
     fn tell(&self, name: &str, is_here: bool, now: Timestamp, paint: Paint) {
         match &self.copy {
-            Ok(Some(head)) if !is_here => print!("{}", head_in_words(head, now, paint)),
+            Ok(Some(head)) if !is_here => show!("{}", head_in_words(head, now, paint)),
             _ => {}
         }
         match &self.aws {
             Ok(Some(view)) => {
                 if is_here {
-                    println!();
+                    tell!();
                 }
-                print!("{}", view_in_words(view, now, paint));
+                show!("{}", view_in_words(view, now, paint));
             }
             Ok(None) => {}
-            Err(why) => println!("\nStep Functions cannot be asked: {why}."),
+            Err(why) => tell!("\nStep Functions cannot be asked: {why}."),
         }
         if let Ok(Some(question)) = &self.question
             && let approval::Decision::Open { missing } = question.decision()
         {
-            println!("\n{}", question_in_words(question.needed, &question.confirmed, missing));
+            tell!("\n{}", question_in_words(question.needed, &question.confirmed, missing));
         }
         match &self.fence {
-            Ok(None) => println!("\nThe fence object, read just now, says: no run has ever taken it."),
-            Ok(Some(record)) => println!("\nThe fence object, read just now, says: {}.", fence_words(record)),
-            Err(why) => println!("\nThe fence object cannot be read: {why}."),
+            Ok(None) => tell!("\nThe fence object, read just now, says: no run has ever taken it."),
+            Ok(Some(record)) => tell!("\nThe fence object, read just now, says: {}.", fence_words(record)),
+            Err(why) => tell!("\nThe fence object cannot be read: {why}."),
         }
         if let (Ok(Some(head)), false) = (&self.copy, is_here)
             && !head.has_ended()
         {
-            println!("{}", paint.bold(&format!("Next: look at that machine; if it is gone, drctl resume {name}")));
+            tell!("{}", paint.bold(&format!("Next: look at that machine; if it is gone, drctl resume {name}")));
         }
     }
 }
@@ -324,7 +324,7 @@ async fn list(folder: &std::path::Path, args: &StatusArgs) -> Result<u8, Problem
             ),
             Err(why) => json!({"unknown": why}),
         });
-        println!("{}", pretty(&json!({"this_machine": here, "step_functions": there}))?);
+        tell!("{}", pretty(&json!({"this_machine": here, "step_functions": there}))?);
         return Ok(exit::DONE);
     }
     let (paint, mut table, now) = (Paint::stdout(), Table::default(), Timestamp::now());
@@ -335,7 +335,7 @@ async fn list(folder: &std::path::Path, args: &StatusArgs) -> Result<u8, Problem
         let standing = format!("{} on Step Functions", run.status.to_lowercase().replace('_', " "));
         table.row([run.name.clone(), standing, machine.clone(), age(run.started_at, now)]);
     }
-    print!(
+    show!(
         "{}",
         table.lines(|_, column, cell| match column {
             0 => paint.bold(cell),
@@ -344,11 +344,11 @@ async fn list(folder: &std::path::Path, args: &StatusArgs) -> Result<u8, Problem
         })
     );
     if all.is_empty() {
-        println!("no run has been started from this machine ({})", folder.display());
+        tell!("no run has been started from this machine ({})", folder.display());
     }
     match on_aws {
-        Some(Err(why)) => println!("Step Functions cannot be asked: {why}"),
-        Some(Ok(listed)) if listed.is_empty() => println!("Step Functions has no execution of these machines"),
+        Some(Err(why)) => tell!("Step Functions cannot be asked: {why}"),
+        Some(Ok(listed)) if listed.is_empty() => tell!("Step Functions has no execution of these machines"),
         _ => {}
     }
     Ok(exit::DONE)

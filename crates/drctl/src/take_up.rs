@@ -104,7 +104,13 @@ pub async fn take_up(args: ResumeArgs, beginning: Option<Beginning>) -> Result<E
     // What cannot be taken up is told before anything is claimed or written.
     let disk = std::fs::read(folder.path().join(JOURNAL)).unwrap_or_default();
     let text = match &source {
-        Source::Bucket(_) => in_time(copy::read(evidence.as_ref(), &card.run, card.started_at)).await?.text,
+        Source::Bucket(head) => {
+            let copied = in_time(copy::read(evidence.as_ref(), &card.run, card.started_at)).await?;
+            match copied.missing(head) {
+                0 => copied.text,
+                missing => return Err(cut_short(evidence.as_ref(), head, missing)),
+            }
+        }
         _ => disk.clone(),
     };
     let first = beginning.as_ref().map(|beginning| &beginning.input);
@@ -237,6 +243,9 @@ async fn source(
 async fn in_time<T>(work: impl Future<Output = Result<T, recovery::store::StoreError>>) -> Result<T, Problem> {
     match tokio::time::timeout(PATIENCE, work).await {
         Ok(Ok(value)) => Ok(value),
+        Ok(Err(error @ recovery::store::StoreError::Malformed { .. })) => {
+            Err(Problem::input(format!("{}; it is damaged: restore an earlier version of that object", chain(&error))))
+        }
         Ok(Err(error)) => Err(Problem::input(format!("{}; try again", chain(&error)))),
         Err(_) => Err(Problem::input(format!(
             "the evidence bucket did not answer within {} s; try again",
@@ -261,6 +270,17 @@ fn refuse_by_status(card: &RunCard, beginning: Option<&Beginning>) -> Result<(),
             Err(Problem::input(format!("run `{run}` has ended; `drctl redrive {run}` goes on from where it was ended")))
         }
     }
+}
+
+/// What was answered in those records is unknown, so nothing goes on from such a copy.
+fn cut_short(evidence: &dyn ObjectStore, head: &Head, missing: u64) -> Problem {
+    Problem::input(format!(
+        "the copy of run `{0}` in s3://{1}/runs/{0}/ lacks {missing} of the {2} records that its head names; restore an earlier version of its last segments, or resume on {3}",
+        head.run,
+        evidence.bucket(),
+        head.records,
+        head.writer.host
+    ))
 }
 
 fn records_of(run: &str, text: &[u8]) -> Result<Vec<Record>, Problem> {

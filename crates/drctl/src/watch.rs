@@ -70,9 +70,9 @@ pub async fn watch(args: WatchArgs) -> Result<u8, Problem> {
 
 fn say(json: bool, value: &Value, text: impl FnOnce() -> String) {
     if json {
-        println!("{value}");
+        tell!("{value}");
     } else {
-        println!("{}", text());
+        tell!("{}", text());
     }
 }
 

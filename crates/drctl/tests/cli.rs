@@ -309,3 +309,30 @@ fn a_run_of_this_machine_is_found_answered_and_reported() {
     let typo = drctl(&runs, &["status", "failover-8", "--local"]);
     assert!(err(&typo).contains("did you mean `failover-7`?"), "{}", err(&typo));
 }
+
+#[test]
+fn a_reader_that_has_gone_is_no_failure_and_a_full_disk_is_one() {
+    use std::process::Stdio;
+    let runs = TempDir::new().unwrap();
+    for arguments in
+        [["machine", "show", "regional-failover"].as_slice(), &["plan"], &["plan", "--json"], &["completion", "bash"]]
+    {
+        let command = |stdout: Stdio| {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_drctl"));
+            command
+                .args(arguments)
+                .current_dir(repository())
+                .env("XDG_STATE_HOME", runs.path())
+                .env_remove("RECOVERY_PLAN");
+            command.stdout(stdout).stderr(Stdio::piped()).output().unwrap()
+        };
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let gone = command(writer.into());
+        assert_eq!((gone.status.code(), err(&gone).as_str()), (Some(0), ""), "{arguments:?}");
+        let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let full = command(full.into());
+        assert_eq!(full.status.code(), Some(1), "{arguments:?}");
+        assert!(err(&full).contains("standard output cannot be written"), "{arguments:?}: {}", err(&full));
+    }
+}

@@ -286,3 +286,126 @@ async fn a_run_without_a_runner_is_aborted_makes_no_call_and_is_redriven() {
     assert!(again.code == Some(2) && again.said.contains("has ended well"), "{}", again.said);
     assert_eq!(world.lost_writes().await, 0);
 }
+
+fn signal(runner: &Child, signal: nix::sys::signal::Signal) {
+    let pid = nix::unistd::Pid::from_raw(runner.id().unwrap().try_into().unwrap());
+    nix::sys::signal::kill(pid, signal).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_runner_that_is_told_to_end_ends_between_two_steps_and_a_closed_terminal_ends_nothing() {
+    use nix::sys::signal::Signal::{SIGHUP, SIGTERM};
+    let mut world = World::start(Approval::Automatic).await;
+    let runner = world.begin("told", "manual-graceful");
+    let runs = home(&world, "told");
+    left(&world, "told", "PlanFailover").await;
+    signal(&runner, SIGTERM);
+    let ended = world.end("told", runner).await;
+    assert_eq!(ended.code, Some(130), "{}", ended.said);
+    assert!(ended.said.contains("stopping after the step that is under way"), "{}", ended.said);
+    assert!(world.evidence("reports/told/report.json").await.is_some(), "no report of a run that was ended");
+
+    let redrive: Vec<&str> = ["redrive", "told"].into_iter().chain(WHO).collect();
+    let mut redriven = command(&world, &runs, &redrive).spawn().unwrap();
+    left(&world, "told", "MoveDatabase").await;
+    drop((redriven.stdout.take(), redriven.stderr.take()));
+    signal(&redriven, SIGHUP);
+    let ended = world.end("told", redriven).await;
+    world.has_moved(&ended).await;
+    world.is_accounted_for(&ended, "recovered").await;
+    assert_eq!(world.lost_writes().await, 0, "{}", ended.said);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_given_while_no_runner_lives_is_found_by_the_next_one() {
+    let mut world = World::start(Approval::Required).await;
+    let mut runner = world.begin("answered", "manual-graceful");
+    let runs = home(&world, "answered");
+    wait_for("the run asks", || world.folder("answered").join("approval-request.json").is_file()).await;
+    copied(&world, "answered", 6).await;
+    runner.kill().await.unwrap();
+
+    // At this machine the answer would wait for a runner that nobody starts, so it says which command comes first.
+    let here = ann(&world, &runs, &["approve", "answered"]).await;
+    assert!(here.code == Some(2) && here.said.contains("drctl resume answered"), "{}", here.said);
+    // Another machine cannot know; what is said there waits in the bucket.
+    let elsewhere = TempDir::new().unwrap();
+    let approved = ann(&world, elsewhere.path(), &["approve", "answered"]).await;
+    assert_eq!(approved.code, Some(0), "{}", approved.said);
+    let ended = said(&world, &runs, &["resume", "answered"]).await;
+    let ended = Ended { name: "answered".to_owned(), ..ended };
+    world.has_moved(&ended).await;
+    assert_eq!(json(&world.folder("answered").join("report.json"))["record"]["approval"]["by"], "ann@sparc.com");
+    assert_eq!(world.lost_writes().await, 0, "{}", ended.said);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_that_is_damaged_or_went_another_way_is_not_taken_up_unseen() {
+    let mut world = World::start(Approval::Required).await;
+    let mut laptop = world.begin("apart", "manual-graceful");
+    let runs = home(&world, "apart");
+    wait_for("the run asks", || world.folder("apart").join("approval-request.json").is_file()).await;
+    let head = copied(&world, "apart", 6).await;
+    laptop.kill().await.unwrap();
+
+    // One letter of a record, the first line of a segment, a segment that is gone: each is told, and nothing is begun.
+    let (bucket, aws) = (&world.platform.lab.addresses().aws.evidence_bucket, &world.platform.lab.aws);
+    let attempt: jiff::Timestamp = head["attempt"].as_str().unwrap().parse().unwrap();
+    let last = format!("runs/apart/{}/{:06}", attempt.as_millisecond(), head["segments"].as_u64().unwrap());
+    let right = aws.object(bucket, &last).await.unwrap().unwrap();
+    let elsewhere = TempDir::new().unwrap();
+    let first_record = right.find('\n').unwrap() + 20;
+    let mut flipped = right.clone().into_bytes();
+    flipped[first_record] ^= 1;
+    let damages = [
+        (Some(String::from_utf8(flipped).unwrap()), "is damaged"),
+        (Some(right.replacen("{\"writer\"", "{\"riter\"", 1)), "is not of the expected form"),
+        (Some(right[..=right.find('\n').unwrap()].to_owned()), "records that its head names"),
+        (None, "records that its head names"),
+    ];
+    for (text, expected) in damages {
+        match text {
+            Some(text) => aws.put_object(bucket, &last, text).await.unwrap(),
+            None => aws.delete_object(bucket, &last).await.unwrap(),
+        }
+        let refused = said(&world, elsewhere.path(), &["resume", "apart"]).await;
+        assert_eq!(refused.code, Some(2), "{expected}: {}", refused.said);
+        assert!(refused.said.contains(expected), "{expected}: {}", refused.said);
+        assert_eq!(refused.said.trim().lines().count(), 1, "{}", refused.said);
+        assert!(!elsewhere.path().join("apart/journal").exists(), "{expected}: it was adopted");
+    }
+    aws.put_object(bucket, &last, right).await.unwrap();
+
+    // Another machine takes it up and pauses it; this one, cut off from the bucket, ends it.
+    let mut taker = command(&world, elsewhere.path(), &["resume", "apart"]).spawn().unwrap();
+    wait_for("it asks there too", || elsewhere.path().join("apart/approval-request.json").is_file()).await;
+    let paused = ann(&world, elsewhere.path(), &["pause", "apart"]).await;
+    assert_eq!(paused.code, Some(0), "{}", paused.said);
+    copied(&world, "apart", head["records"].as_u64().unwrap() + 1).await;
+    taker.kill().await.unwrap();
+    let away = Script::Reject { status: 503, code: "ServiceUnavailable".to_owned() };
+    for method in ["GET", "PUT"] {
+        world.desk.lay(Selector::request(method, "runs/").of("s3"), Times::Always, away.clone());
+    }
+    let aborted = ann(&world, &runs, &["abort", "apart"]).await;
+    assert_eq!(aborted.code, Some(130), "{}", aborted.said);
+    assert!(aborted.said.contains("going on from this disk"), "{}", aborted.said);
+    world.desk.clear();
+
+    let refused = ann(&world, &runs, &["redrive", "apart"]).await;
+    assert_eq!(refused.code, Some(2), "{}", refused.said);
+    assert!(refused.said.contains("went on in two places after record"), "{}", refused.said);
+    assert!(refused.said.contains("drctl resume apart --from-bucket"), "{}", refused.said);
+    let taken = command(&world, &runs, &["resume", "apart", "--from-bucket"]).spawn().unwrap();
+    wait_for("it asks here again", || world.folder("apart").join("approval-request.json").is_file()).await;
+    let went_on = ann(&world, &runs, &["continue", "apart"]).await;
+    assert_eq!(went_on.code, Some(0), "{}", went_on.said);
+    let approved = ann(&world, &runs, &["approve", "apart"]).await;
+    assert_eq!(approved.code, Some(0), "{}", approved.said);
+    let ended = world.end("apart", taken).await;
+    world.has_moved(&ended).await;
+    let kept = std::fs::read_dir(world.folder("apart")).unwrap().map(|entry| entry.unwrap().file_name());
+    let journals = kept.filter(|name| name.to_string_lossy().starts_with("journal")).count();
+    assert!(journals >= 2, "the journal that went the other way is not kept");
+    assert_eq!(world.lost_writes().await, 0, "{}", ended.said);
+}

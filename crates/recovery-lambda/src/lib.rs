@@ -198,7 +198,8 @@ pub fn log_to(file: File) {
 }
 
 fn filter() -> EnvFilter {
-    EnvFilter::try_from_env("RECOVERY_LOG").unwrap_or_else(|_| EnvFilter::new("info"))
+    // The Kubernetes client logs each error that it also returns, and a host that refuses connections is no error here.
+    EnvFilter::try_from_env("RECOVERY_LOG").unwrap_or_else(|_| EnvFilter::new("info,kube_client=off"))
 }
 
 #[cfg(test)]
