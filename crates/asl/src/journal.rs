@@ -10,7 +10,9 @@
 //! a space, JSON. A last line that is torn is dropped when the file is opened, since its record was never acted upon;
 //! damage anywhere else is an error, since what followed from it was.
 
+use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
@@ -18,7 +20,6 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use tokio::fs::{File, OpenOptions};
-use tokio::io::AsyncWriteExt;
 
 use crate::core::{Input, Settings};
 use crate::hashing;
@@ -121,7 +122,7 @@ impl Journal for Vec<Record> {
 #[derive(Debug)]
 pub struct FileJournal {
     path: PathBuf,
-    file: File,
+    file: Arc<std::fs::File>,
     chain: String,
 }
 
@@ -133,7 +134,7 @@ impl FileJournal {
         // The name of a new file is safe only when its folder is.
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         File::open(folder).await.map_err(wrap)?.sync_all().await.map_err(wrap)?;
-        Ok(FileJournal { path: path.to_owned(), file, chain: String::new() })
+        Ok(FileJournal { path: path.to_owned(), file: Arc::new(file.into_std().await), chain: String::new() })
     }
 
     /// Opens a journal to go on with it: gives its records, and cuts off a torn last one.
@@ -143,10 +144,10 @@ impl FileJournal {
         let (records, whole, chain) = read(path, &bytes)?;
         let file = OpenOptions::new().write(true).open(path).await.map_err(wrap)?;
         file.set_len(whole as u64).await.map_err(wrap)?;
-        let mut journal = FileJournal { path: path.to_owned(), file, chain };
-        tokio::io::AsyncSeekExt::seek(&mut journal.file, std::io::SeekFrom::End(0)).await.map_err(wrap)?;
-        journal.file.sync_all().await.map_err(wrap)?;
-        Ok((journal, records))
+        file.sync_all().await.map_err(wrap)?;
+        let mut file = file.into_std().await;
+        file.seek(SeekFrom::End(0)).map_err(wrap)?;
+        Ok((FileJournal { path: path.to_owned(), file: Arc::new(file), chain }, records))
     }
 
     /// Reads the records of a journal that somebody else may be writing.
@@ -167,10 +168,15 @@ impl Journal for FileJournal {
             chain = link(&chain, &json);
             text.push_str(&format!("{chain} {json}\n"));
         }
+        // Written and synced in one go on a thread that may wait: each hand-over costs a busy machine time.
+        let file = Arc::clone(&self.file);
+        let written = tokio::task::spawn_blocking(move || {
+            let mut file = file.as_ref();
+            file.write_all(text.as_bytes())?;
+            file.sync_data()
+        });
         let wrap = |source| JournalError::File { path: self.path.clone(), source };
-        self.file.write_all(text.as_bytes()).await.map_err(wrap)?;
-        self.file.flush().await.map_err(wrap)?;
-        self.file.sync_data().await.map_err(wrap)?;
+        written.await.map_err(std::io::Error::other).flatten().map_err(wrap)?;
         self.chain = chain;
         Ok(())
     }

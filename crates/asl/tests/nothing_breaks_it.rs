@@ -6,13 +6,11 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+mod properties;
 
-use asl::core::{Core, Effect, Input};
-use asl::jsonata::{Bindings, Expression, Surroundings};
-use asl::{Execution, FileJournal, Machine, Record, Settings, TaskOutcome};
-use jiff::{SignedDuration, Timestamp};
+use asl::jsonata::Expression;
+use asl::{Execution, FileJournal, Machine, Record, Settings};
+use properties::{Echo, bounded, ends, evaluates, go_on, is_checked, journaled, reads, take_up};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -89,93 +87,9 @@ fn any_machine() -> impl Strategy<Value = Value> {
     })
 }
 
-/// Ids, predecessors and types of a history.
-type Shape = Vec<(u64, u64, &'static str)>;
-
-/// Drives a core with answers chosen by a seed until it ends; gives how it ended and how many inputs it took.
-fn drive(definition: &str, input: Value, seed: u64) -> Option<(String, Shape)> {
-    // Unreachable states are refused, so many drawn machines are; that is a test of the compiler.
-    let machine = Machine::parse(definition).ok()?;
-    let mut settings = Settings::new("us-east-1", "111122223333", "M", "r");
-    settings.seed = seed;
-    settings.max_events = 2_000;
-    let mut core = Core::new(Arc::new(machine), Arc::new(settings));
-    let mut now: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
-    let mut inputs = std::collections::VecDeque::from([Input::Start(input.into())]);
-    let mut history = Vec::new();
-    let mut dice = asl::random::Random::seeded(seed);
-    for _ in 0..20_000 {
-        let next = match inputs.pop_front() {
-            Some(next) => next,
-            None => match core.next_timer() {
-                Some(at) => {
-                    now = at;
-                    Input::Clock
-                }
-                None => panic!("stuck in {:?}", core.current_states()),
-            },
-        };
-        let progress = core.apply(now, next);
-        history
-            .extend(progress.events.iter().map(|event| (event.id, event.previous_event_id, event.event_type.as_str())));
-        if progress.more {
-            inputs.push_front(Input::Continue);
-        }
-        for effect in progress.effects {
-            match effect {
-                Effect::Done(outcome) => return Some((outcome.status.to_string(), history)),
-                Effect::Cancel { .. } => {}
-                Effect::Invoke(call) => match dice.bits() % 5 {
-                    0 => inputs.push_back(Input::CallEnded {
-                        call: call.call,
-                        outcome: TaskOutcome::failure("Recovery.NotYet", "not yet"),
-                    }),
-                    1 => {}
-                    2 => {
-                        inputs.push_back(Input::CallEnded {
-                            call: call.call,
-                            outcome: TaskOutcome::success(json!({"a": 1})),
-                        });
-                        inputs.push_back(Input::CallEnded {
-                            call: call.call,
-                            outcome: TaskOutcome::success(json!({"a": 2})),
-                        });
-                        let token = call.task_token.as_deref().unwrap_or("none").to_owned();
-                        inputs.push_back(Input::TokenSucceeded { token: token.clone(), output: json!({"b": 2}) });
-                        inputs.push_back(Input::TokenFailed { token, error: None, cause: None });
-                    }
-                    _ => inputs.push_back(Input::CallEnded {
-                        call: call.call,
-                        outcome: TaskOutcome::success(json!({"a": [1, 2, {"b": null}]})),
-                    }),
-                },
-            }
-        }
-        now = now.checked_add(SignedDuration::from_millis(7)).unwrap();
-    }
-    panic!("it never ends");
-}
-
-/// The longest that one case may take: an expression is given five seconds.
-const PATIENCE: Duration = Duration::from_secs(20);
-/// The most memory the process may ever have had.
-const MOST_KIB: u64 = 2 << 20;
-
 fn cases() -> ProptestConfig {
     let cases = std::env::var("ASL_FUZZ_CASES").ok().and_then(|text| text.parse().ok()).unwrap_or(400);
     ProptestConfig { cases, ..ProptestConfig::default() }
-}
-
-/// Does something that must come to an end soon and must not have taken much memory.
-fn bounded<T>(work: impl FnOnce() -> T) -> T {
-    let begun = Instant::now();
-    let done = work();
-    assert!(begun.elapsed() < PATIENCE, "it took {:?}", begun.elapsed());
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
-    let peak: u64 = peak.trim().trim_end_matches(" kB").parse().unwrap();
-    assert!(peak < MOST_KIB, "it took {peak} KiB");
-    done
 }
 
 /// JSONata by its grammar, so that most of it parses and does something.
@@ -346,30 +260,6 @@ fn any_path() -> impl Strategy<Value = String> {
     })
 }
 
-/// What an expression may read, in a test.
-struct World {
-    input: Value,
-    context: Value,
-}
-
-impl Bindings for World {
-    fn input(&self) -> &Value {
-        &self.input
-    }
-    fn context(&self) -> &Value {
-        &self.context
-    }
-    fn result(&self) -> Option<&Value> {
-        None
-    }
-    fn error_output(&self) -> Option<&Value> {
-        None
-    }
-    fn variable(&self, name: &str) -> Option<&Value> {
-        (name == "x").then_some(&self.input)
-    }
-}
-
 /// A journal of a short run, as it stands in a file.
 fn journal_text() -> String {
     let folder = tempfile::tempdir().unwrap();
@@ -384,23 +274,6 @@ fn journal_text() -> String {
     std::fs::read_to_string(path).unwrap()
 }
 
-fn journaled() -> Arc<Machine> {
-    let definition = json!({"QueryLanguage": "JSONata", "StartAt": "M", "States": {
-        "M": {"Type": "Map", "Items": [1, 2], "Next": "W", "ItemProcessor": {"StartAt": "T", "States": {
-            "T": {"Type": "Task", "Resource": "arn:aws:lambda:r:1:function:f", "TimeoutSeconds": 5, "End": true}}}},
-        "W": {"Type": "Wait", "Seconds": 5, "End": true}}});
-    Arc::new(Machine::parse(&definition.to_string()).unwrap())
-}
-
-struct Echo;
-
-#[async_trait::async_trait]
-impl asl::TaskHandler for Echo {
-    async fn invoke(&self, call: asl::TaskCall) -> TaskOutcome {
-        TaskOutcome::success(call.payload.into_value())
-    }
-}
-
 /// Opens a file as a journal, and if that works goes on with it to the end.
 fn resume_from(bytes: &[u8]) {
     let folder = tempfile::tempdir().unwrap();
@@ -413,34 +286,17 @@ fn resume_from(bytes: &[u8]) {
     });
 }
 
-async fn go_on(records: &[Record], journal: impl asl::Journal + 'static) {
-    let Ok(execution) = Execution::resume(journaled(), records, journal, 0) else { return };
-    let clock = asl::VirtualClock::at("2026-01-01T00:00:00Z".parse().unwrap());
-    let ended = tokio::time::timeout(PATIENCE, execution.run(&Echo, &clock, &mut asl::Unobserved)).await;
-    ended.unwrap_or_else(|_| panic!("a resumed run never ends: {records:?}")).ok();
-}
-
 proptest! {
     #![proptest_config(cases())]
 
     #[test]
     fn any_jsonata_gives_a_value_or_an_error(source in any_jsonata(), input in any_json()) {
-        bounded(|| {
-            let Ok(expression) = Expression::parse(&source) else { return };
-            let world = World { input: json!({"a": input, "list": [input, 1, "x", [2]]}), context: json!({"Execution": {"Name": "n"}}) };
-            let mut random = asl::random::Random::seeded(1);
-            let surroundings = Surroundings { now: Timestamp::UNIX_EPOCH, random: &mut random };
-            let _ = expression.evaluate(&world, surroundings);
-        });
+        bounded(|| evaluates(&source, &input));
     }
 
     #[test]
     fn any_path_gives_a_value_or_an_error(source in any_path(), input in any_json()) {
-        bounded(|| {
-            let definition = json!({"StartAt": "P", "States": {"P": {"Type": "Pass", "Parameters": {"v.$": source},
-                "InputPath": "$", "ResultPath": "$.r", "OutputPath": "$.r", "End": true}}});
-            drive(&definition.to_string(), json!({"a": input, "list": [input, {"a": 1, "b": 2}]}), 1);
-        });
+        bounded(|| reads(&source, &input));
     }
 
     #[test]
@@ -465,17 +321,12 @@ proptest! {
         // The first record says what run it is; without it nothing is taken up.
         let mut records = vec![RECORDS[0].clone(), RECORDS[1].clone()];
         records.extend(order.iter().map(|index| index.get(&RECORDS).clone()));
-        bounded(|| {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            runtime.block_on(go_on(&records, Vec::new()));
-        });
+        bounded(|| take_up(&records));
     }
 
     #[test]
     fn any_text_is_a_machine_or_a_list_of_problems(text in "\\PC{0,200}") {
-        let _ = Machine::parse(&text);
-        let _ = asl::check::check(&text);
-        let _ = asl::substitution::fill(&text, &std::collections::BTreeMap::new());
+        is_checked(&text);
     }
 
     #[test]
@@ -491,15 +342,7 @@ proptest! {
 
     #[test]
     fn any_machine_ends_and_its_history_is_a_tree(definition in any_machine(), input in any_json(), seed in any::<u64>()) {
-        let text = definition.to_string();
-        if let Some((_, history)) = drive(&text, input.clone(), seed) {
-            for (index, (id, previous, _)) in history.iter().enumerate() {
-                prop_assert_eq!(*id, index as u64 + 1);
-                prop_assert!(previous < id);
-            }
-            // The same inputs give the same execution.
-            prop_assert_eq!(drive(&text, input, seed).unwrap().1, history);
-        }
+        ends(&definition.to_string(), &input, seed);
     }
 
     #[test]
