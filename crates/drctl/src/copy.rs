@@ -162,13 +162,6 @@ pub async fn read(store: &dyn ObjectStore, run: &str, attempt: Timestamp) -> Res
     }
 }
 
-impl Copied {
-    /// Records that a head promises and the copy does not have: a segment is missing, or was cut short.
-    pub fn missing(&self, head: &Head) -> u64 {
-        head.records.saturating_sub(records_in(&self.text) as u64)
-    }
-}
-
 /// How two journals of one attempt stand to each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Compared {

@@ -104,17 +104,19 @@ pub async fn take_up(args: ResumeArgs, beginning: Option<Beginning>) -> Result<E
     // What cannot be taken up is told before anything is claimed or written.
     let disk = std::fs::read(folder.path().join(JOURNAL)).unwrap_or_default();
     let text = match &source {
-        Source::Bucket(head) => {
-            let copied = in_time(copy::read(evidence.as_ref(), &card.run, card.started_at)).await?;
-            match copied.missing(head) {
-                0 => copied.text,
-                missing => return Err(cut_short(evidence.as_ref(), head, missing)),
-            }
-        }
+        Source::Bucket(_) => in_time(copy::read(evidence.as_ref(), &card.run, card.started_at)).await?.text,
         _ => disk.clone(),
     };
+    let records = records_of(&card.run, &text)?;
+    if let Source::Bucket(head) = &source {
+        // On a disk a last line may be torn; a copy is made of whole ones.
+        let missing = head.records.saturating_sub(records.len() as u64);
+        if missing > 0 {
+            return Err(cut_short(evidence.as_ref(), head, missing));
+        }
+    }
     let first = beginning.as_ref().map(|beginning| &beginning.input);
-    check_journal(&card.run, &means.machine, &records_of(&card.run, &text)?, first)?;
+    check_journal(&card.run, &means.machine, &records, first)?;
 
     let hold = folder.hold()?;
     let writer = Writer::this(seed(&card.run));
@@ -129,7 +131,9 @@ pub async fn take_up(args: ResumeArgs, beginning: Option<Beginning>) -> Result<E
         }
         Source::Disk => {}
         Source::Both(there) | Source::Bucket(there) => {
-            let ours = Head { records: there.records, ..head(&card, &writer) };
+            // Until it is decided whose journal goes on, the head tells how the run stands there, not here.
+            let (records, card_there) = (there.records, there.card.clone());
+            let ours = Head { records, card: card_there, question: there.question.clone(), ..head(&card, &writer) };
             let claim = in_time(copy::claim(evidence.as_ref(), &ours, gone.as_deref())).await?;
             let last = match claim {
                 Claim::Held(other) => return Err(copy::held_elsewhere(&other)),
@@ -275,7 +279,7 @@ fn refuse_by_status(card: &RunCard, beginning: Option<&Beginning>) -> Result<(),
 /// What was answered in those records is unknown, so nothing goes on from such a copy.
 fn cut_short(evidence: &dyn ObjectStore, head: &Head, missing: u64) -> Problem {
     Problem::input(format!(
-        "the copy of run `{0}` in s3://{1}/runs/{0}/ lacks {missing} of the {2} records that its head names; restore an earlier version of its last segments, or resume on {3}",
+        "the copy of run `{0}` in s3://{1}/runs/{0}/ lacks {missing} of the {2} records that its head names, or they are damaged; restore an earlier version of its last segments, or resume on {3}",
         head.run,
         evidence.bucket(),
         head.records,

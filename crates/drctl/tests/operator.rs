@@ -129,10 +129,17 @@ async fn a_run_is_paused_a_step_is_left_out_and_it_goes_on() {
 #[tokio::test(flavor = "multi_thread")]
 async fn another_machine_takes_a_run_up_and_only_one_of_them_does() {
     let mut world = World::start(Approval::Automatic).await;
+    // It dies in the middle of a step, with all that it has written in the bucket.
+    world.desk.lay(Selector::request("PUT", "fence/").of("s3"), Times::Always, Script::Hold);
     let mut laptop = world.begin("moved", "manual-graceful");
-    left(&world, "moved", "PlanFailover").await;
-    copied(&world, "moved", 4).await;
+    world.desk.wait_for_fired(1).await;
+    let journal = world.folder("moved").join("journal");
+    while copied(&world, "moved", 1).await["records"] != std::fs::read_to_string(&journal).unwrap().lines().count() {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
     laptop.kill().await.unwrap();
+    world.desk.clear();
+    world.desk.release();
 
     let machines = [TempDir::new().unwrap(), TempDir::new().unwrap()];
     let resume = |runs: &Path| -> Child {
@@ -351,30 +358,38 @@ async fn a_copy_that_is_damaged_or_went_another_way_is_not_taken_up_unseen() {
     // One letter of a record, the first line of a segment, a segment that is gone: each is told, and nothing is begun.
     let (bucket, aws) = (&world.platform.lab.addresses().aws.evidence_bucket, &world.platform.lab.aws);
     let attempt: jiff::Timestamp = head["attempt"].as_str().unwrap().parse().unwrap();
-    let last = format!("runs/apart/{}/{:06}", attempt.as_millisecond(), head["segments"].as_u64().unwrap());
-    let right = aws.object(bucket, &last).await.unwrap().unwrap();
-    let elsewhere = TempDir::new().unwrap();
-    let first_record = right.find('\n').unwrap() + 20;
-    let mut flipped = right.clone().into_bytes();
-    flipped[first_record] ^= 1;
+    let key = |number: u64| format!("runs/apart/{}/{number:06}", attempt.as_millisecond());
+    let (first, last) = (key(1), key(head["segments"].as_u64().unwrap()));
+    assert_ne!(first, last, "the journal so far is in one piece");
+    let right = |key: String| async move { aws.object(bucket, &key).await.unwrap().unwrap() };
+    let (beginning, end) = (right(first.clone()).await, right(last.clone()).await);
+    let flipped = |text: &str| {
+        let mut bytes = text.as_bytes().to_vec();
+        *bytes.iter_mut().rev().nth(20).unwrap() ^= 1;
+        Some(String::from_utf8(bytes).unwrap())
+    };
+    let header = end.find('\n').unwrap();
     let damages = [
-        (Some(String::from_utf8(flipped).unwrap()), "is damaged"),
-        (Some(right.replacen("{\"writer\"", "{\"riter\"", 1)), "is not of the expected form"),
-        (Some(right[..=right.find('\n').unwrap()].to_owned()), "records that its head names"),
-        (None, "records that its head names"),
+        (&first, flipped(&beginning), "is damaged"),
+        (&last, flipped(&end), "records that its head names"),
+        (&last, Some(end.replacen("{\"writer\"", "{\"riter\"", 1)), "is not of the expected form"),
+        (&last, Some(end[..=header].to_owned()), "records that its head names"),
+        (&last, None, "records that its head names"),
     ];
-    for (text, expected) in damages {
+    let elsewhere = TempDir::new().unwrap();
+    for (key, text, expected) in damages {
         match text {
-            Some(text) => aws.put_object(bucket, &last, text).await.unwrap(),
-            None => aws.delete_object(bucket, &last).await.unwrap(),
+            Some(text) => aws.put_object(bucket, key, text).await.unwrap(),
+            None => aws.delete_object(bucket, key).await.unwrap(),
         }
         let refused = said(&world, elsewhere.path(), &["resume", "apart"]).await;
         assert_eq!(refused.code, Some(2), "{expected}: {}", refused.said);
         assert!(refused.said.contains(expected), "{expected}: {}", refused.said);
         assert_eq!(refused.said.trim().lines().count(), 1, "{}", refused.said);
         assert!(!elsewhere.path().join("apart/journal").exists(), "{expected}: it was adopted");
+        aws.put_object(bucket, &first, beginning.clone()).await.unwrap();
+        aws.put_object(bucket, &last, end.clone()).await.unwrap();
     }
-    aws.put_object(bucket, &last, right).await.unwrap();
 
     // Another machine takes it up and pauses it; this one, cut off from the bucket, ends it.
     let mut taker = command(&world, elsewhere.path(), &["resume", "apart"]).spawn().unwrap();
@@ -397,9 +412,11 @@ async fn a_copy_that_is_damaged_or_went_another_way_is_not_taken_up_unseen() {
     assert!(refused.said.contains("went on in two places after record"), "{}", refused.said);
     assert!(refused.said.contains("drctl resume apart --from-bucket"), "{}", refused.said);
     let taken = command(&world, &runs, &["resume", "apart", "--from-bucket"]).spawn().unwrap();
-    wait_for("it asks here again", || world.folder("apart").join("approval-request.json").is_file()).await;
+    let pid = u64::from(taken.id().unwrap());
+    wait_for("it is worked on here again", || json(&world.folder("apart").join("run.json"))["pid"] == pid).await;
     let went_on = ann(&world, &runs, &["continue", "apart"]).await;
     assert_eq!(went_on.code, Some(0), "{}", went_on.said);
+    wait_for("it asks here again", || world.folder("apart").join("approval-request.json").is_file()).await;
     let approved = ann(&world, &runs, &["approve", "apart"]).await;
     assert_eq!(approved.code, Some(0), "{}", approved.said);
     let ended = world.end("apart", taken).await;
