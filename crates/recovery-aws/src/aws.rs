@@ -23,10 +23,11 @@ use crate::{
     cloudfront::CloudFrontDistribution,
     ecr::Ecr,
     eks::ManagedNodeGroup,
+    kms::Kms,
     rds::{AuroraGlobalReplica, RdsReplica},
     route53::HostedZone,
     s3::Bucket,
-    secrets_manager::SecretsManager,
+    secrets_manager::{SecretNames, SecretsManager},
     sns::Topics,
     step_functions::StepFunctions,
 };
@@ -138,7 +139,22 @@ impl Aws {
 
     /// The container registry of the secondary region.
     pub fn registry(&self) -> Arc<dyn Registry> {
-        Arc::new(Ecr::new(aws_sdk_ecr::Client::new(&self.config(&self.plan.regions.secondary))))
+        Arc::new(self.registry_of(&self.plan.regions.secondary))
+    }
+
+    /// The container registry of a region, with all that it holds.
+    pub fn registry_of(&self, region: &Region) -> Ecr {
+        Ecr::new(aws_sdk_ecr::Client::new(&self.config(region)), region.code())
+    }
+
+    /// The key service of a region.
+    pub fn keys(&self, region: &Region) -> Kms {
+        Kms::new(aws_sdk_kms::Client::new(&self.config(region)), region.code())
+    }
+
+    /// The names of the secrets of a region.
+    pub fn secret_names(&self, region: &Region) -> SecretNames {
+        SecretNames::new(aws_sdk_secretsmanager::Client::new(&self.config(region)), region.code())
     }
 
     /// Secrets Manager of the tertiary region, with a memory of its own.

@@ -10,6 +10,7 @@ pub mod cloudfront;
 pub mod ecr;
 pub mod eks;
 pub mod eks_token;
+pub mod kms;
 pub mod rds;
 pub mod route53;
 pub mod s3;

@@ -18,13 +18,19 @@ mod apply;
 mod bundle;
 mod connection;
 mod error;
+mod export;
+mod portable;
 mod rollout;
+mod seal;
+mod volumes;
 mod workloads;
 mod writers;
 
 pub use bundle::BundleError;
 pub use connection::{Cluster, Connection, Limits, OnConflict, Token, TokenProvider};
 pub use error::{Error, ObjectConflict, Owner};
+pub use export::{Entry, ExportReader};
+pub use seal::ObjectName;
 pub use writers::{REPLICAS_BEFORE, WriterStatus};
 
 /// The field manager of everything that is applied or patched here.
