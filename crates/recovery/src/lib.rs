@@ -3,6 +3,7 @@
 //! There is no network and no clock here. Adapters implement the traits; functions put them together.
 
 pub mod approval;
+pub mod backup;
 pub mod closure;
 pub mod cluster;
 pub mod cluster_state;
