@@ -127,14 +127,22 @@ impl Aws {
 
     /// Customers' objects in the primary region: only the watcher writes there, and nothing waits for it.
     pub fn objects(&self) -> Arc<dyn ObjectStore> {
-        let client = s3(&self.config(&self.plan.regions.primary));
-        Arc::new(Bucket::new(client, &self.plan.buckets.videos))
+        Arc::new(self.videos())
     }
 
     /// Their copy in the secondary region.
     pub fn objects_copy(&self) -> Arc<dyn ObjectStore> {
-        let client = s3(&self.config(&self.plan.regions.secondary));
-        Arc::new(Bucket::new(client, &self.plan.buckets.videos_replica))
+        Arc::new(self.videos_copy())
+    }
+
+    /// The bucket of customers' objects, to be looked at.
+    pub fn videos(&self) -> Bucket {
+        Bucket::new(s3(&self.config(&self.plan.regions.primary)), &self.plan.buckets.videos)
+    }
+
+    /// The bucket of their copies, to be looked at.
+    pub fn videos_copy(&self) -> Bucket {
+        Bucket::new(s3(&self.config(&self.plan.regions.secondary)), &self.plan.buckets.videos_replica)
     }
 
     /// The container registry of the secondary region.

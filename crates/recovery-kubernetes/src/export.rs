@@ -17,9 +17,10 @@ use kube::Resource;
 use kube::api::{DynamicObject, ListParams};
 use kube::core::Request;
 use kube::discovery::ApiResource;
+use recovery::backup::BackupId;
 use recovery::cluster_state::{
-    ClusterState, ExportError, ExportHeader, ExportIdentity, ExportSummary, FORM, Selection, Sink, VolumeSelection,
-    VolumeSnapshot,
+    ClusterState, EVERY_NAMESPACE, ExportError, ExportHeader, ExportIdentity, ExportSummary, FORM, Selection, Sink,
+    VolumeSelection, VolumeSnapshot,
 };
 use recovery::envelope::{DataKeys, KeyContext};
 use serde::{Deserialize, Serialize};
@@ -105,7 +106,7 @@ impl Progress<'_> {
 
     fn selects(&self, namespace: &str) -> bool {
         let named = |name: &str| self.selection.namespaces.iter().any(|one| one == name);
-        named(namespace) || (named(recovery::cluster_state::EVERY_NAMESPACE) && !is_of_kubernetes(namespace))
+        named(namespace) || (named(EVERY_NAMESPACE) && !is_of_kubernetes(namespace))
     }
 
     /// The line of an object.
@@ -115,7 +116,7 @@ impl Progress<'_> {
         let suspicious = if object["kind"] == "Secret" { None } else { secret_in_the_clear(&object) };
         let asked = of.kind == "Secret" || names(&self.selection.seal, resource);
         self.summary.exported += 1;
-        *self.summary.resources.entry(resource.to_owned()).or_default() += 1;
+        *self.summary.counts.entry(of.full_kind()).or_default() += 1;
         if let Some(place) = &suspicious {
             self.summary.suspicious.push(format!("{} at {place}", of.label()));
         }
@@ -140,8 +141,9 @@ impl ClusterState for Cluster {
         keys: &dyn DataKeys,
         sink: &mut dyn Sink,
     ) -> Result<ExportSummary, ExportError> {
+        let backup = identity.backup.to_string();
         let context: KeyContext =
-            [("purpose", "cluster-state"), ("platform", &identity.platform), ("backup", &identity.backup)]
+            [("purpose", "cluster-state"), ("platform", identity.platform.as_str()), ("backup", backup.as_str())]
                 .map(|(name, value)| (name.to_owned(), value.to_owned()))
                 .into();
         let client = self.client().await.map_err(trouble)?;
@@ -173,7 +175,11 @@ impl ClusterState for Cluster {
         Ok(progress.summary)
     }
 
-    async fn snapshot_volume(&self, volume: &VolumeSelection, backup: &str) -> Result<VolumeSnapshot, ExportError> {
+    async fn snapshot_volume(
+        &self,
+        volume: &VolumeSelection,
+        backup: &BackupId,
+    ) -> Result<VolumeSnapshot, ExportError> {
         self.snapshot(volume, backup).await
     }
 }
@@ -181,7 +187,7 @@ impl ClusterState for Cluster {
 impl Cluster {
     /// A namespace that the plan names and the cluster lacks would be an empty backup.
     async fn expect_namespaces(&self, selection: &Selection) -> Result<(), ExportError> {
-        let named = selection.namespaces.iter().filter(|name| *name != recovery::cluster_state::EVERY_NAMESPACE);
+        let named = selection.namespaces.iter().filter(|name| *name != EVERY_NAMESPACE);
         for name in named {
             let client = self.client().await.map_err(trouble)?;
             let namespaces: kube::Api<k8s_openapi::api::core::v1::Namespace> = kube::Api::all(client);
@@ -201,8 +207,7 @@ impl Cluster {
         progress: &mut Progress<'_>,
         sink: &mut dyn Sink,
     ) -> Result<(), ExportError> {
-        let everywhere =
-            progress.selection.namespaces.iter().any(|one| one == recovery::cluster_state::EVERY_NAMESPACE);
+        let everywhere = progress.selection.namespaces.iter().any(|one| one == EVERY_NAMESPACE);
         if !listed.namespaced || everywhere {
             return self.export_list(listed, None, progress, sink).await;
         }

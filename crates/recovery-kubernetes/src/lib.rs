@@ -19,6 +19,7 @@ mod bundle;
 mod connection;
 mod error;
 mod export;
+mod objects;
 mod portable;
 mod rollout;
 mod seal;

@@ -39,6 +39,11 @@ impl ObjectName {
         })
     }
 
+    /// `apps/v1/Deployment`.
+    pub fn full_kind(&self) -> String {
+        format!("{}/{}", self.api_version, self.kind)
+    }
+
     /// `Secret/sparc-prod/database`.
     pub fn label(&self) -> String {
         match &self.namespace {
@@ -114,7 +119,7 @@ mod tests {
     fn seal(backup: &str, cluster: &str, key: u8) -> Seal {
         let identity = ExportIdentity {
             platform: "sparc".to_owned(),
-            backup: backup.to_owned(),
+            backup: format!("cluster/{backup}/20260102T030405Z").parse().unwrap(),
             began_at: "2026-01-02T03:04:05Z".parse().unwrap(),
         };
         Seal::new(&PlainKey::new([key; 32]), &identity, cluster).unwrap()

@@ -8,6 +8,7 @@ use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use kube::api::{Api, DynamicObject, PostParams};
 use kube::core::GroupVersion;
 use kube::discovery::{ApiResource, pinned_group};
+use recovery::backup::BackupId;
 use recovery::cluster_state::{ExportError, VolumeSelection, VolumeSnapshot};
 use serde_json::{Value, json};
 
@@ -23,7 +24,11 @@ const BACKUP: &str = "recovery.sparc/backup";
 const MOST_CHARACTERS: usize = 253;
 
 impl Cluster {
-    pub(crate) async fn snapshot(&self, volume: &VolumeSelection, backup: &str) -> Result<VolumeSnapshot, ExportError> {
+    pub(crate) async fn snapshot(
+        &self,
+        volume: &VolumeSelection,
+        backup: &BackupId,
+    ) -> Result<VolumeSnapshot, ExportError> {
         let trouble = |error: Error| ExportError::Cluster(error.into());
         let kind = self.snapshot_kind("VolumeSnapshot").await.map_err(trouble)?;
         let name = snapshot_name(&volume.claim, backup);
@@ -88,7 +93,7 @@ impl Cluster {
     }
 }
 
-fn wanted(volume: &VolumeSelection, backup: &str, name: &str) -> Value {
+fn wanted(volume: &VolumeSelection, backup: &BackupId, name: &str) -> Value {
     let mut spec = json!({ "source": { "persistentVolumeClaimName": volume.claim } });
     if let Some(class) = &volume.class {
         spec["volumeSnapshotClassName"] = class.as_str().into();
@@ -96,19 +101,17 @@ fn wanted(volume: &VolumeSelection, backup: &str, name: &str) -> Value {
     json!({
         "apiVersion": format!("{GROUP}/{VERSION}"),
         "kind": "VolumeSnapshot",
-        "metadata": { "name": name, "namespace": volume.namespace, "annotations": { BACKUP: backup } },
+        "metadata": { "name": name, "namespace": volume.namespace, "annotations": { BACKUP: backup.to_string() } },
         "spec": spec,
     })
 }
 
-/// The same for every attempt of a backup.
-fn snapshot_name(claim: &str, backup: &str) -> String {
-    let plain = |letter: char| if letter.is_ascii_alphanumeric() { letter.to_ascii_lowercase() } else { '-' };
-    let backup: String = backup.chars().map(plain).collect();
-    let backup = backup.trim_matches('-');
-    let room = MOST_CHARACTERS.saturating_sub(backup.len() + 1);
+/// The same for every attempt of a backup: the claim and when the backup was due.
+fn snapshot_name(claim: &str, backup: &BackupId) -> String {
+    let due = backup.due_at.strftime("%Y%m%d-%H%M%S").to_string();
+    let room = MOST_CHARACTERS - due.len() - 1;
     let claim: String = claim.chars().take(room).collect();
-    format!("{claim}-{backup}")
+    format!("{claim}-{due}")
 }
 
 fn read(volume: &VolumeSelection, name: String, snapshot: &Value, content: &Value) -> VolumeSnapshot {
@@ -134,9 +137,10 @@ mod tests {
 
     #[test]
     fn a_snapshot_is_named_alike_by_every_attempt_and_within_the_servers_bounds() {
-        assert_eq!(snapshot_name("data", "cluster/2026-01-02T03:04:05Z"), "data-cluster-2026-01-02t03-04-05z");
-        let long = snapshot_name(&"d".repeat(300), "b1");
+        let backup = "cluster/sparc-prod-us-east-1/20260102T030405Z".parse().unwrap();
+        assert_eq!(snapshot_name("data", &backup), "data-20260102-030405");
+        let long = snapshot_name(&"d".repeat(300), &backup);
         assert_eq!(long.len(), MOST_CHARACTERS);
-        assert!(long.ends_with("d-b1"));
+        assert!(long.ends_with("d-20260102-030405"));
     }
 }

@@ -11,6 +11,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    backup::BackupId,
     cluster::ClusterError,
     envelope::{DataKeys, KeyError, WrappedKey},
     fault::{Classified, Fault},
@@ -72,7 +73,7 @@ pub struct ExportIdentity {
     /// The platform.
     pub platform: String,
     /// The backup that it is part of.
-    pub backup: String,
+    pub backup: BackupId,
     /// When it began.
     pub began_at: Timestamp,
 }
@@ -107,8 +108,8 @@ pub struct ExportSummary {
     pub sealed: u64,
     /// How many were left out, by reason.
     pub left_out: BTreeMap<String, u64>,
-    /// Objects in the export, by resource (`deployments.apps`).
-    pub resources: BTreeMap<String, u64>,
+    /// Objects in the export, by kind (`apps/v1/Deployment`).
+    pub counts: BTreeMap<String, u64>,
     /// Resources that were not listed at all, and why.
     pub not_listed: BTreeMap<String, String>,
     /// The server's version of the list (`resourceVersion`), by resource: each list is of one moment, all lists are not.
@@ -172,7 +173,8 @@ pub trait ClusterState: Send + Sync {
         sink: &mut dyn Sink,
     ) -> Result<ExportSummary, ExportError>;
     /// Asks for a snapshot of a volume, once for all attempts of one backup, and says how far it is.
-    async fn snapshot_volume(&self, volume: &VolumeSelection, backup: &str) -> Result<VolumeSnapshot, ExportError>;
+    async fn snapshot_volume(&self, volume: &VolumeSelection, backup: &BackupId)
+    -> Result<VolumeSnapshot, ExportError>;
 }
 
 /// An export that is none.

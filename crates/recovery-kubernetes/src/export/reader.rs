@@ -27,7 +27,7 @@ pub struct ExportReader {
     seal: Option<Seal>,
     line: u64,
     sealed: u64,
-    resources: BTreeMap<String, u64>,
+    counts: BTreeMap<String, u64>,
     rank: u8,
     end: Option<ExportSummary>,
 }
@@ -47,8 +47,8 @@ impl ExportReader {
         if header.form != FORM {
             return Err(damaged(format!("its form is {}, known is {FORM}", header.form)));
         }
-        let resources = BTreeMap::new();
-        Ok(ExportReader { header, seal: None, line: 1, sealed: 0, resources, rank: 0, end: None })
+        let counts = BTreeMap::new();
+        Ok(ExportReader { header, seal: None, line: 1, sealed: 0, counts, rank: 0, end: None })
     }
 
     /// What the export says of itself.
@@ -98,8 +98,7 @@ impl ExportReader {
             return Err(damaged(format!("{} stands after what needs it", entry.name.label())));
         }
         self.rank = rank;
-        let kind = format!("{}/{}", entry.name.api_version, entry.name.kind);
-        *self.resources.entry(kind).or_default() += 1;
+        *self.counts.entry(entry.name.full_kind()).or_default() += 1;
         Ok(Some(entry))
     }
 
@@ -110,7 +109,7 @@ impl ExportReader {
     pub fn finish(self) -> Result<ExportSummary, ExportError> {
         let damaged = |why: String| ExportError::Damaged { line: self.line, why };
         let Some(summary) = self.end else { return Err(damaged("it breaks off: there is no end".to_owned())) };
-        let objects: u64 = self.resources.values().sum();
+        let objects: u64 = self.counts.values().sum();
         let (told, held) = ((summary.exported, summary.sealed), (objects, self.sealed));
         if told != held {
             return Err(damaged(format!(
@@ -118,18 +117,11 @@ impl ExportReader {
                 told.0, told.1, held.0, held.1
             )));
         }
-        if in_order(&summary.resources) != in_order(&self.resources) {
+        if summary.counts != self.counts {
             return Err(damaged("its end counts other numbers of each kind than it holds".to_owned()));
         }
         Ok(summary)
     }
-}
-
-/// The counts alone: the end names resources, objects name their kinds.
-fn in_order(counts: &BTreeMap<String, u64>) -> Vec<u64> {
-    let mut counts: Vec<u64> = counts.values().copied().collect();
-    counts.sort_unstable();
-    counts
 }
 
 /// Where a line goes wrong. serde_json's own words may quote it.

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Encoding, Kind, Rung};
 use crate::{
+    cluster_state::Selection,
     objective::Span,
     plan::{Plan, StorageClass},
     spelling::nearest,
@@ -36,6 +37,9 @@ pub struct Backups {
     /// Databases that need something of their own; every database of the plan is backed up, named here or not.
     #[serde(default, rename = "database", skip_serializing_if = "Vec::is_empty")]
     pub databases: Vec<DatabaseBackup>,
+    /// What of the cluster is taken; everything but what is Kubernetes' own if left out.
+    #[serde(default)]
+    pub cluster: Selection,
 }
 
 fn zstd() -> Encoding {
