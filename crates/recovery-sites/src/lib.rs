@@ -3,6 +3,8 @@
 //! Nothing is connected here: an adapter connects when it is asked something, so a place that is lost costs whoever asks
 //! it, and nobody else.
 
+mod needs;
+
 use std::{sync::Arc, time::SystemTime};
 
 use async_trait::async_trait;
@@ -16,6 +18,8 @@ use recovery_aws::{Aws, eks_token};
 use recovery_kubernetes::{Cluster, Connection, Limits, OnConflict, Token, TokenProvider};
 use recovery_lambda::{Settings, misconfigured};
 use recovery_postgres::{SelfManaged, Server};
+
+pub use needs::closure;
 
 /// The database cluster of the plan.
 pub struct Databases {

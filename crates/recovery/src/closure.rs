@@ -65,7 +65,6 @@ impl NeedKind {
 
 /// One thing that a failover needs.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Need {
     /// What kind of thing.
     pub kind: NeedKind,
@@ -77,7 +76,7 @@ pub struct Need {
 
 /// What was found of a need.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "state", rename_all = "kebab-case", deny_unknown_fields)]
+#[serde(tag = "state", rename_all = "kebab-case")]
 pub enum Found {
     /// It is there.
     Present,
@@ -167,7 +166,8 @@ pub trait ClusterObjects: Send + Sync {
 pub struct CertificateFile {
     /// As the plan names it.
     pub name: String,
-    /// When the first certificate in it ends, or why that cannot be said.
+    /// When the last certificate in it ends, or why that cannot be said. Which authority of several has signed a server is
+    /// seen only by connecting.
     pub ends_at: Result<Timestamp, String>,
 }
 
