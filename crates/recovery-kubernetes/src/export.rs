@@ -1,16 +1,6 @@
-//! The state of a cluster as an export: written page by page, read line by line.
-//!
-//! Three things decide its form. What a restore needs first stands first, in the order in which a bundle is applied, so
-//! that an export is applied as it is read. Secrets are sealed one by one, and so is every object that seems to hold a
-//! secret in the clear; the rest can be read, compared and searched. And the last line counts, so that an export that
-//! broke off cannot be taken for a small cluster.
+//! The state of a cluster, page by page: discovery says what there is, lists give it, the writer of the export decides.
 //!
 //! Each list is of one moment (its pages continue one version of the server's store); two lists are not of the same one.
-
-mod reader;
-mod resources;
-
-use std::collections::{BTreeMap, HashSet};
 
 use async_trait::async_trait;
 use kube::Resource;
@@ -22,17 +12,15 @@ use recovery::cluster_state::{
     ClusterState, EVERY_NAMESPACE, ExportError, ExportHeader, ExportIdentity, ExportSummary, FORM, Selection, Sink,
     VolumeSelection, VolumeSnapshot,
 };
-use recovery::envelope::{DataKeys, KeyContext};
-use serde::{Deserialize, Serialize};
+use recovery::envelope::{DataKey, DataKeys, KeyContext, KeyError};
+use recovery::fault::Fault;
+use recovery_export::ExportWriter;
+use serde::Deserialize;
 use serde_json::Value;
 
 use crate::connection::Cluster;
 use crate::error::Error;
-use crate::portable::{left_out, portable, secret_in_the_clear};
-use crate::seal::{ObjectName, Seal, Sealed};
-
-pub use reader::{Entry, ExportReader};
-use resources::{Listed, is_of_kubernetes, names};
+use crate::resources::Listed;
 
 /// Bytes that one page should have. Decoded it takes some times as much.
 const PAGE_BYTES: usize = 2 << 20;
@@ -42,16 +30,6 @@ const MOST_PAGE_BYTES: usize = 24 << 20;
 const FIRST_PAGE: u32 = 10;
 /// Objects in a page at most.
 const MOST_IN_A_PAGE: u32 = 500;
-
-/// One line of an export.
-#[derive(Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
-enum Line {
-    Export(ExportHeader),
-    Object(Value),
-    Sealed(Sealed),
-    End(ExportSummary),
-}
 
 /// One page of a list. Items are not decoded into types of ours: what a newer server adds must survive.
 #[derive(Deserialize)]
@@ -71,63 +49,6 @@ struct PageMetadata {
     continued: String,
 }
 
-/// What one export remembers while it is written.
-struct Progress<'a> {
-    selection: &'a Selection,
-    seal: Seal,
-    summary: ExportSummary,
-    /// `uid`s: some resources are served by two groups, and their objects are the same.
-    seen: HashSet<String>,
-    /// Services whose endpoints a controller fills in.
-    selecting: HashSet<(String, String)>,
-}
-
-impl Progress<'_> {
-    /// Why this object is left out, if it is.
-    fn left_out(&mut self, object: &Value) -> Option<&'static str> {
-        let text = |path: &str| object.pointer(path).and_then(Value::as_str).unwrap_or_default().to_owned();
-        let (namespace, name) = (text("/metadata/namespace"), text("/metadata/name"));
-        if !self.seen.insert(text("/metadata/uid")) {
-            return Some("served by another group too");
-        }
-        let owner = if object["kind"] == "Namespace" { &name } else { &namespace };
-        if !owner.is_empty() && !self.selects(owner) {
-            return Some("of another namespace");
-        }
-        if object["kind"] == "Service" && object["spec"]["selector"].as_object().is_some_and(|one| !one.is_empty()) {
-            self.selecting.insert((namespace.clone(), name.clone()));
-        }
-        if object["kind"] == "Endpoints" && self.selecting.contains(&(namespace, name)) {
-            // Addresses of pods that are gone; the controller would have to take them out again.
-            return Some("made by its owner");
-        }
-        left_out(object)
-    }
-
-    fn selects(&self, namespace: &str) -> bool {
-        let named = |name: &str| self.selection.namespaces.iter().any(|one| one == name);
-        named(namespace) || (named(EVERY_NAMESPACE) && !is_of_kubernetes(namespace))
-    }
-
-    /// The line of an object.
-    fn line(&mut self, resource: &str, object: Value) -> Result<Line, String> {
-        let object = portable(object);
-        let of = ObjectName::of(&object).ok_or_else(|| format!("an object of `{resource}` has no name"))?;
-        let suspicious = if object["kind"] == "Secret" { None } else { secret_in_the_clear(&object) };
-        let asked = of.kind == "Secret" || names(&self.selection.seal, resource);
-        self.summary.exported += 1;
-        *self.summary.counts.entry(of.full_kind()).or_default() += 1;
-        if let Some(place) = &suspicious {
-            self.summary.suspicious.push(format!("{} at {place}", of.label()));
-        }
-        if !asked && suspicious.is_none() {
-            return Ok(Line::Object(object));
-        }
-        self.summary.sealed += 1;
-        self.seal.close(of, &object).map(Line::Sealed)
-    }
-}
-
 #[async_trait]
 impl ClusterState for Cluster {
     fn cluster(&self) -> &str {
@@ -141,24 +62,11 @@ impl ClusterState for Cluster {
         keys: &dyn DataKeys,
         sink: &mut dyn Sink,
     ) -> Result<ExportSummary, ExportError> {
-        let backup = identity.backup.to_string();
-        let context: KeyContext =
-            [("purpose", "cluster-state"), ("platform", identity.platform.as_str()), ("backup", backup.as_str())]
-                .map(|(name, value)| (name.to_owned(), value.to_owned()))
-                .into();
         let client = self.client().await.map_err(trouble)?;
         let version = self.ask("asking for its version", client.apiserver_version()).await.map_err(trouble)?;
         self.expect_namespaces(selection).await?;
         let (listed, not_listed) = self.resources(selection).await.map_err(trouble)?;
-        let key = keys.generate(&context).await.map_err(ExportError::Key)?;
-        let unusable = |why| ExportError::Damaged { line: 1, why };
-        let mut progress = Progress {
-            selection,
-            seal: Seal::new(&key.plain, identity, &self.at.cluster).map_err(unusable)?,
-            summary: ExportSummary { not_listed, ..ExportSummary::default() },
-            seen: HashSet::new(),
-            selecting: HashSet::new(),
-        };
+        let key = data_key(identity, keys).await.map_err(ExportError::Key)?;
         let header = ExportHeader {
             form: FORM,
             identity: identity.clone(),
@@ -167,12 +75,22 @@ impl ClusterState for Cluster {
             selection: selection.clone(),
             key: key.wrapped,
         };
-        write(sink, &Line::Export(header)).await?;
+        let (mut writer, first) = ExportWriter::begin(header, &key.plain)?;
+        writer.not_listed(not_listed);
+        sink.write(&first).await.map_err(ExportError::Write)?;
+        let everywhere = selection.namespaces.iter().any(|one| one == EVERY_NAMESPACE);
         for resource in &listed {
-            self.export_resource(resource, &mut progress, sink).await?;
+            if !resource.namespaced || everywhere {
+                self.export_list(resource, None, &mut writer, sink).await?;
+                continue;
+            }
+            for namespace in &selection.namespaces {
+                self.export_list(resource, Some(namespace), &mut writer, sink).await?;
+            }
         }
-        write(sink, &Line::End(progress.summary.clone())).await?;
-        Ok(progress.summary)
+        let (summary, last) = writer.end()?;
+        sink.write(&last).await.map_err(ExportError::Write)?;
+        Ok(summary)
     }
 
     async fn snapshot_volume(
@@ -182,6 +100,25 @@ impl ClusterState for Cluster {
     ) -> Result<VolumeSnapshot, ExportError> {
         self.snapshot(volume, backup).await
     }
+}
+
+/// A data key that is known to open again: one that does not would make a backup of nothing.
+async fn data_key(identity: &ExportIdentity, keys: &dyn DataKeys) -> Result<DataKey, KeyError> {
+    let backup = identity.backup.to_string();
+    let context: KeyContext =
+        [("purpose", "cluster-state"), ("platform", identity.platform.as_str()), ("backup", backup.as_str())]
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .into();
+    let key = keys.generate(&context).await?;
+    if keys.unwrap(&key.wrapped).await? == key.plain {
+        return Ok(key);
+    }
+    Err(KeyError {
+        key: key.wrapped.key_arn,
+        doing: "open the data key that it has given",
+        fault: Fault::Permanent,
+        source: "it opens to other bits".into(),
+    })
 }
 
 impl Cluster {
@@ -200,28 +137,11 @@ impl Cluster {
         Ok(())
     }
 
-    /// Writes all objects of one resource, in one list or one for each namespace.
-    async fn export_resource(
-        &self,
-        listed: &Listed,
-        progress: &mut Progress<'_>,
-        sink: &mut dyn Sink,
-    ) -> Result<(), ExportError> {
-        let everywhere = progress.selection.namespaces.iter().any(|one| one == EVERY_NAMESPACE);
-        if !listed.namespaced || everywhere {
-            return self.export_list(listed, None, progress, sink).await;
-        }
-        for namespace in progress.selection.namespaces.clone() {
-            self.export_list(listed, Some(&namespace), progress, sink).await?;
-        }
-        Ok(())
-    }
-
     async fn export_list(
         &self,
         listed: &Listed,
         namespace: Option<&str>,
-        progress: &mut Progress<'_>,
+        writer: &mut ExportWriter,
         sink: &mut dyn Sink,
     ) -> Result<(), ExportError> {
         let resource = listed.name();
@@ -230,19 +150,15 @@ impl Cluster {
             let (page, bytes) = self.page(&listed.resource, namespace, &params).await?;
             let count = page.items.len();
             if params.continue_token.is_none() {
-                progress.summary.listed_at.insert(resource.clone(), page.metadata.resource_version);
+                writer.listed(&resource, &page.metadata.resource_version);
             }
             for mut object in page.items {
-                progress.summary.found += 1;
                 // Items of a list do not say what they are.
                 object["apiVersion"] = listed.resource.api_version.clone().into();
                 object["kind"] = listed.resource.kind.clone().into();
-                if let Some(reason) = progress.left_out(&object) {
-                    *progress.summary.left_out.entry(reason.to_owned()).or_default() += 1;
-                    continue;
+                if let Some(line) = writer.object(&resource, object)? {
+                    sink.write(&line).await.map_err(ExportError::Write)?;
                 }
-                let line = progress.line(&resource, object).map_err(|why| ExportError::Damaged { line: 0, why })?;
-                write(sink, &line).await?;
             }
             if page.metadata.continued.is_empty() {
                 return Ok(());
@@ -288,18 +204,9 @@ fn next_limit(count: usize, bytes: usize) -> u32 {
     u32::try_from(PAGE_BYTES / each).unwrap_or(MOST_IN_A_PAGE).clamp(1, MOST_IN_A_PAGE)
 }
 
-async fn write(sink: &mut dyn Sink, line: &Line) -> Result<(), ExportError> {
-    let mut bytes = serde_json::to_vec(line).map_err(|error| ExportError::Write(error.into()))?;
-    bytes.push(b'\n');
-    sink.write(&bytes).await.map_err(ExportError::Write)
-}
-
 fn trouble(error: Error) -> ExportError {
     ExportError::Cluster(error.into())
 }
-
-/// Resources by name and why they are not listed.
-type NotListed = BTreeMap<String, String>;
 
 #[cfg(test)]
 mod tests {

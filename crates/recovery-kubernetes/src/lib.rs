@@ -20,9 +20,8 @@ mod connection;
 mod error;
 mod export;
 mod objects;
-mod portable;
+mod resources;
 mod rollout;
-mod seal;
 mod volumes;
 mod workloads;
 mod writers;
@@ -30,8 +29,6 @@ mod writers;
 pub use bundle::BundleError;
 pub use connection::{Cluster, Connection, Limits, OnConflict, Token, TokenProvider};
 pub use error::{Error, ObjectConflict, Owner};
-pub use export::{Entry, ExportReader};
-pub use seal::ObjectName;
 pub use writers::{REPLICAS_BEFORE, WriterStatus};
 
 /// The field manager of everything that is applied or patched here.

@@ -22,7 +22,8 @@ use recovery::fault::{Classified, Fault, chain};
 use recovery::plan::Plan;
 use recovery_aws::Aws;
 use recovery_aws::eks_token::{VALID_FOR, sign_eks_token};
-use recovery_kubernetes::{Cluster, Connection, Entry, ExportReader, Limits, OnConflict, Token, TokenProvider};
+use recovery_export::{Entry, ExportReader};
+use recovery_kubernetes::{Cluster, Connection, Limits, OnConflict, Token, TokenProvider};
 use serde::Deserialize;
 use serde_json::{Value, json};
 

@@ -6,8 +6,8 @@ use recovery::cluster_state::{ExportError, ExportHeader, ExportSummary, FORM};
 use recovery::envelope::PlainKey;
 use serde_json::Value;
 
-use super::Line;
-use crate::bundle::rank;
+use crate::Line;
+use crate::order::rank;
 use crate::seal::{ObjectName, Seal};
 
 /// One object of an export.

@@ -1,15 +1,17 @@
 //! Which resources a server serves, and which of them a backup lists.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::APIResource;
 use kube::discovery::ApiResource;
 use recovery::cluster_state::Selection;
+use recovery_export::{names, rank};
 
-use super::NotListed;
-use crate::bundle::rank;
 use crate::connection::Cluster;
 use crate::error::Error;
+
+/// Resources by name, and why they are not listed.
+type NotListed = BTreeMap<String, String>;
 
 /// Made by the server and its controllers for themselves, and made again by those of another cluster.
 const MADE_BY_THE_SERVER: [&str; 9] = [
@@ -30,7 +32,7 @@ const MADE_BY_THE_SERVER: [&str; 9] = [
 const MEASURING: [&str; 3] = ["custom.metrics.k8s.io", "external.metrics.k8s.io", "metrics.k8s.io"];
 
 /// A resource that is listed.
-pub(super) struct Listed {
+pub(crate) struct Listed {
     pub resource: ApiResource,
     pub namespaced: bool,
 }
@@ -46,24 +48,12 @@ fn name(plural: &str, group: &str) -> String {
     if group.is_empty() { plural.to_owned() } else { format!("{plural}.{group}") }
 }
 
-/// Whether a list of the plan names a resource, by itself or by its group.
-pub(super) fn names(list: &[String], resource: &str) -> bool {
-    let group = resource.split_once('.').map(|(_, group)| group);
-    list.iter().any(|one| one == resource || one.strip_prefix("*.").is_some_and(|named| Some(named) == group))
-}
-
-/// The namespaces of Kubernetes itself: <https://kubernetes.io/docs/concepts/overview/working-with-objects/namespaces/>
-/// reserves the prefix.
-pub(super) fn is_of_kubernetes(namespace: &str) -> bool {
-    namespace.starts_with("kube-")
-}
-
 impl Cluster {
     /// The resources to list, in the order of a restore, and those that are not, with the reason.
     ///
     /// A group that does not answer is an error unless the plan leaves it out: what is not asked for would be missing
     /// without a word.
-    pub(super) async fn resources(&self, selection: &Selection) -> Result<(Vec<Listed>, NotListed), Error> {
+    pub(crate) async fn resources(&self, selection: &Selection) -> Result<(Vec<Listed>, NotListed), Error> {
         let client = self.client().await?;
         let core = self.ask("asking for the versions of its API", client.list_core_api_versions()).await?;
         let groups = self.ask("asking for its API groups", client.list_api_groups()).await?;
