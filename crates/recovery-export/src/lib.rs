@@ -5,6 +5,7 @@
 //! secret in the clear; the rest can be read, compared and searched. And the last line counts, so that an export that
 //! broke off cannot be taken for a small cluster.
 
+mod check;
 mod order;
 mod portable;
 mod reader;
@@ -15,6 +16,7 @@ use recovery::cluster_state::{ExportHeader, ExportSummary};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+pub use check::ExportCheck;
 pub use order::rank;
 pub use reader::{Entry, ExportReader};
 pub use seal::ObjectName;

@@ -141,7 +141,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::{Entry, ExportReader};
+    use crate::{Entry, ExportCheck, ExportReader};
 
     fn header() -> ExportHeader {
         ExportHeader {
@@ -215,5 +215,29 @@ mod tests {
         assert_eq!((locked.len(), open.len()), (5, 5));
         assert!(locked.iter().filter(|entry| entry.sealed).all(|entry| entry.object.is_none()));
         assert_eq!(open[0].object.as_ref().unwrap()["data"]["password"], "Z2VoZWlt");
+    }
+
+    #[test]
+    fn a_check_takes_bytes_as_they_come_and_knows_where_they_end() {
+        let (lines, summary) = export();
+        let bytes = lines.concat();
+        for size in [1, 7, 4096, bytes.len()] {
+            let mut check = ExportCheck::with_key(PlainKey::new([7; 32]));
+            bytes.chunks(size).for_each(|chunk| check.feed(chunk).unwrap());
+            let (header, counted) = check.finish().unwrap();
+            assert_eq!((header.cluster.as_str(), &counted), ("east", &summary), "in pieces of {size}");
+        }
+        for (cut, expected) in [
+            (bytes.len() - 1, "it breaks off within a line"),
+            (bytes.len() - lines.last().unwrap().len(), "it breaks off: there is no end"),
+            (0, "there is nothing in it"),
+        ] {
+            let mut check = ExportCheck::new();
+            check.feed(&bytes[..cut]).unwrap();
+            let error = check.finish().unwrap_err();
+            assert!(error.to_string().contains(expected), "{cut}: {error}");
+        }
+        let endless = vec![b'x'; 7 << 20];
+        assert!(ExportCheck::new().feed(&endless).is_err(), "memory is bounded");
     }
 }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use aws_credential_types::Credentials;
-use lab::aws::{Aws as EmulatedAws, TERTIARY};
+use lab::aws::Aws as EmulatedAws;
 use lab::kubernetes::{Cluster as LabCluster, Flavour, Options};
 use recovery::backup::BackupId;
 use recovery::closure::{ClusterObjects, Reference};
@@ -109,8 +109,7 @@ impl Stage {
 
 async fn keys() -> (EmulatedAws, impl DataKeys) {
     let emulated = EmulatedAws::start().await.unwrap();
-    let made = emulated.json("kms", TERTIARY, "TrentService.CreateKey", json!({})).await.unwrap();
-    let arn = made["KeyMetadata"]["Arn"].as_str().unwrap().to_owned();
+    let arn = emulated.make_key().await.unwrap();
     let plan = Plan::parse("plans/sparc.toml", include_str!("../../../plans/sparc.toml")).unwrap();
     let aws = Aws::from_environment(&plan, emulated.env()).await;
     let key = aws.keys(&plan.regions.tertiary).key(&arn);

@@ -70,6 +70,18 @@ pub struct RegistryComparison {
     pub moved_tags: Vec<String>,
 }
 
+/// What two registries hold, and what the copy lacks.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ImageDigests {
+    /// What the copy lacks.
+    pub comparison: RegistryComparison,
+    /// Everything in the source.
+    pub source: Vec<HeldImage>,
+    /// Everything in the copy.
+    pub copy: Vec<HeldImage>,
+}
+
 /// Compares a registry with its copy. `lag` is what replication is known to take.
 pub fn compare(
     (source, held): (&str, &[HeldImage]),
