@@ -33,7 +33,7 @@ impl ExportWriter {
             selection: header.selection.clone(),
             seal: seal.map_err(|why| ExportError::Damaged { line: 1, why })?,
             line: 1,
-            summary: ExportSummary::default(),
+            summary: ExportSummary { server: header.server.clone(), ..ExportSummary::default() },
             seen: HashSet::new(),
             selecting: HashSet::new(),
         };

@@ -100,6 +100,8 @@ pub struct ExportHeader {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ExportSummary {
+    /// Version of the server, as in the header.
+    pub server: String,
     /// Objects that the server listed.
     pub found: u64,
     /// Objects in the export.
