@@ -14,6 +14,7 @@ pub mod kms;
 pub mod rds;
 pub mod route53;
 pub mod s3;
+mod s3_parts;
 mod s3_replication;
 pub mod secrets_manager;
 pub mod sns;

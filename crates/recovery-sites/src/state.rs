@@ -9,7 +9,7 @@ mod cluster;
 mod objects;
 mod registry;
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use recovery::{
     backup::{Content, Kind, Tool},
@@ -21,7 +21,7 @@ use recovery_datapath::{Produced, Sink, TakeError, Taker};
 use recovery_lambda::Settings;
 use serde::Serialize;
 
-use crate::{Side, workloads};
+use crate::{Side, Takers, workloads};
 use closure::ClosureTaker;
 use cluster::ClusterTaker;
 use objects::ObjectsTaker;
@@ -36,7 +36,7 @@ const WITHOUT: Duration = Duration::from_secs(24 * 3600);
 ///
 /// # Errors
 /// The authority of a cluster cannot be read.
-pub fn takers(settings: &Settings, aws: &Aws) -> Result<BTreeMap<Kind, Box<dyn Taker>>, Failure> {
+pub(crate) fn takers(settings: &Settings, aws: &Aws) -> Result<Takers, Failure> {
     let plan = &settings.plan;
     let (primary, secondary) = (&plan.regions.primary, &plan.regions.secondary);
     let cluster = ClusterTaker {
@@ -62,7 +62,7 @@ pub fn takers(settings: &Settings, aws: &Aws) -> Result<BTreeMap<Kind, Box<dyn T
         aws: aws.clone(),
         secondary: workloads(settings, aws, Side::Secondary)?,
     };
-    Ok(BTreeMap::from([
+    Ok(Takers::from([
         (Kind::Cluster, Box::new(cluster) as Box<dyn Taker>),
         (Kind::Objects, Box::new(objects)),
         (Kind::Registry, Box::new(registry)),

@@ -6,7 +6,9 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use recovery::{
     backup::{BackupId, Content, Source},
-    cluster_state::{ClusterState, ExportError, ExportIdentity, ExportSummary, Selection, Sink as Lines, VolumeSnapshot},
+    cluster_state::{
+        ClusterState, ExportError, ExportIdentity, ExportSummary, Selection, Sink as Lines, VolumeSnapshot,
+    },
     envelope::DataKeys,
     fault::chain,
 };
@@ -66,7 +68,10 @@ impl ClusterTaker {
             return Ok(snapshots);
         }
         let (ready, all) = (snapshots.len() - waiting.len(), snapshots.len());
-        Err(TakeError::NotYet(format!("{ready} of {all} volume snapshots can be used; waiting for {}", waiting.join(", "))))
+        Err(TakeError::NotYet(format!(
+            "{ready} of {all} volume snapshots can be used; waiting for {}",
+            waiting.join(", ")
+        )))
     }
 
     async fn resources(&self, backup: &BackupId, sink: &Sink) -> Result<ExportSummary, TakeError> {
@@ -140,7 +145,13 @@ mod tests {
         assert!(is_whole(&ends("{\"export\":{}}\n{\"end\":{}}\n")).is_ok());
         let many = format!("{{\"export\":{{}}}}\n{{\"end\":{{\"x\":\"{}\"}}}}\n", "y".repeat(70_000));
         assert!(is_whole(&ends(&many)).is_ok(), "an end longer than what is kept of it");
-        for broken in ["", "{\"export\":{}}\n", "{\"export\":{}}\n{\"end\":{}}", "{\"end\":{}}\n", "{\"export\":{}}\n{\"object\":{}}\n"] {
+        for broken in [
+            "",
+            "{\"export\":{}}\n",
+            "{\"export\":{}}\n{\"end\":{}}",
+            "{\"end\":{}}\n",
+            "{\"export\":{}}\n{\"object\":{}}\n",
+        ] {
             assert!(is_whole(&ends(broken)).is_err(), "{broken}");
         }
     }
