@@ -32,42 +32,49 @@ use registry::RegistryTaker;
 const WITH_TIME_CONTROL: Duration = Duration::from_secs(15 * 60);
 const WITHOUT: Duration = Duration::from_secs(24 * 3600);
 
-/// The kinds that are taken here, ready to be asked.
+/// The kinds of the plan that are taken here, ready to be asked.
 ///
 /// # Errors
 /// The authority of a cluster cannot be read.
 pub(crate) fn takers(settings: &Settings, aws: &Aws) -> Result<Takers, Failure> {
+    let mut takers = Takers::new();
+    for policy in &settings.plan.backups.policies {
+        if let Some(taker) = taker(policy.kind, settings, aws)? {
+            takers.insert(policy.kind, taker);
+        }
+    }
+    Ok(takers)
+}
+
+fn taker(kind: Kind, settings: &Settings, aws: &Aws) -> Result<Option<Box<dyn Taker>>, Failure> {
     let plan = &settings.plan;
     let (primary, secondary) = (&plan.regions.primary, &plan.regions.secondary);
-    let cluster = ClusterTaker {
-        platform: plan.platform.clone(),
-        cluster: Arc::new(workloads(settings, aws, Side::Primary)?),
-        keys: Arc::new(aws.keys(&plan.regions.tertiary).key(&plan.backups.kms_key)),
-        selection: plan.backups.cluster.clone(),
-    };
-    let objects = ObjectsTaker {
-        source: Arc::new(aws.videos()),
-        copy: Arc::new(aws.videos_copy()),
-        evidence: aws.evidence(),
-        within: objects_within(plan),
-    };
-    let registry = RegistryTaker {
-        source: Arc::new(aws.registry_of(primary)),
-        copy: Arc::new(aws.registry_of(secondary)),
-        regions: vec![primary.clone(), secondary.clone()],
-        lag: registry_lag(plan),
-    };
-    let closure = ClosureTaker {
-        settings: settings.clone(),
-        aws: aws.clone(),
-        secondary: workloads(settings, aws, Side::Secondary)?,
-    };
-    Ok(Takers::from([
-        (Kind::Cluster, Box::new(cluster) as Box<dyn Taker>),
-        (Kind::Objects, Box::new(objects)),
-        (Kind::Registry, Box::new(registry)),
-        (Kind::Closure, Box::new(closure)),
-    ]))
+    Ok(match kind {
+        Kind::Snapshot | Kind::Logical | Kind::Physical | Kind::Wal => None,
+        Kind::Cluster => Some(Box::new(ClusterTaker {
+            platform: plan.platform.clone(),
+            cluster: Arc::new(workloads(settings, aws, Side::Primary)?),
+            keys: Arc::new(aws.keys(&plan.regions.tertiary).key(&plan.backups.kms_key)),
+            selection: plan.backups.cluster.clone(),
+        })),
+        Kind::Objects => Some(Box::new(ObjectsTaker {
+            source: Arc::new(aws.videos()),
+            copy: Arc::new(aws.videos_copy()),
+            evidence: aws.evidence(),
+            within: objects_within(plan),
+        })),
+        Kind::Registry => Some(Box::new(RegistryTaker {
+            source: Arc::new(aws.registry_of(primary)),
+            copy: Arc::new(aws.registry_of(secondary)),
+            regions: vec![primary.clone(), secondary.clone()],
+            lag: registry_lag(plan),
+        })),
+        Kind::Closure => Some(Box::new(ClosureTaker {
+            settings: settings.clone(),
+            aws: aws.clone(),
+            secondary: workloads(settings, aws, Side::Secondary)?,
+        })),
+    })
 }
 
 fn objects_within(plan: &Plan) -> Duration {
