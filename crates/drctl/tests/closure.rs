@@ -83,7 +83,7 @@ async fn a_failover_that_lacks_something_is_found_out_beforehand_and_without_the
     assert!(found[0].0 == NeedKind::Image && found[0].1.contains("sparc/auth@sha256:"), "{found:?}");
     assert_eq!(
         found[1..],
-        [(NeedKind::Secret, "sparc/postgresql/application", "missing"), (NeedKind::Key, key, "missing")]
+        [(NeedKind::Secret, "sparc/postgresql/application", "missing"), (NeedKind::Key, key.as_str(), "missing")]
     );
 
     let output = world.child(&["closure"]).output().await.unwrap();
