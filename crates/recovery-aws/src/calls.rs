@@ -279,6 +279,8 @@ pub const CALLS: &[Call] = &[
     Call { home: Home::Primary, ..LIST_OBJECTS },
     Call { home: Home::Primary, ..HEAD_OBJECT },
     Call { home: Home::Secondary, ..HEAD_OBJECT },
+    Call { function: "backup-trigger", home: Home::Primary, blocking: false, ..GET_OBJECT },
+    Call { function: "backup-trigger", home: Home::Secondary, blocking: false, ..GET_OBJECT },
     Call { home: Home::Primary, ..DESCRIBE_REPOSITORIES },
     Call { home: Home::Primary, ..DESCRIBE_IMAGES },
     DESCRIBE_REPOSITORIES,
