@@ -273,7 +273,8 @@ async fn a_namespace_is_exported_whole_in_order_and_its_secrets_are_nowhere_in_t
     let unwanted = |label: &&String| {
         [
             "/other/",
-            "/kube-",
+            "/kube-public/",
+            "/kube-system/",
             "Pod/",
             "Event/",
             "Lease/",
