@@ -91,7 +91,7 @@ fn clients_are_used_in_the_file_of_their_service_and_nowhere_else() {
 }
 
 /// What a function's wiring mentions, and the service that it reaches by it.
-const REACHES: [(&str, &str); 12] = [
+const REACHES: [(&str, &str); 16] = [
     (".evidence()", "S3"),
     (".switch()", "S3"),
     (".bucket(", "S3"),
@@ -104,6 +104,10 @@ const REACHES: [(&str, &str); 12] = [
     (".records(", "Route53"),
     (".distribution(", "CloudFront"),
     (".messenger()", "SNS"),
+    ("takers(", "ECR"),
+    ("takers(", "KMS"),
+    ("takers(", "STS"),
+    ("takers(", "SecretsManager"),
 ];
 
 #[test]
