@@ -39,8 +39,7 @@ impl Cluster {
             Some(snapshot) => snapshot,
             None => {
                 self.expect_claim(volume).await?;
-                let wanted: DynamicObject = serde_json::from_value(wanted(volume, backup, &name))
-                    .map_err(|error| ExportError::Damaged { line: 0, why: error.to_string() })?;
+                let wanted = wanted(volume, backup, &name, &kind);
                 let params = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
                 let doing = format!("asking for the snapshot `{name}`");
                 self.ask(&doing, snapshots.create(&params, &wanted)).await.map_err(trouble)?
@@ -93,17 +92,14 @@ impl Cluster {
     }
 }
 
-fn wanted(volume: &VolumeSelection, backup: &BackupId, name: &str) -> Value {
+fn wanted(volume: &VolumeSelection, backup: &BackupId, name: &str, kind: &ApiResource) -> DynamicObject {
     let mut spec = json!({ "source": { "persistentVolumeClaimName": volume.claim } });
     if let Some(class) = &volume.class {
         spec["volumeSnapshotClassName"] = class.as_str().into();
     }
-    json!({
-        "apiVersion": format!("{GROUP}/{VERSION}"),
-        "kind": "VolumeSnapshot",
-        "metadata": { "name": name, "namespace": volume.namespace, "annotations": { BACKUP: backup.to_string() } },
-        "spec": spec,
-    })
+    let mut wanted = DynamicObject::new(name, kind).within(&volume.namespace).data(json!({ "spec": spec }));
+    wanted.metadata.annotations = Some([(BACKUP.to_owned(), backup.to_string())].into());
+    wanted
 }
 
 /// The same for every attempt of a backup: the claim and when the backup was due.
