@@ -10,6 +10,7 @@ use aws_smithy_http_client::{
 };
 use aws_types::service_config::{LoadServiceConfig, ServiceConfigKey};
 use recovery::{
+    backup::PartStore,
     database::Replica,
     holdings::Registry,
     names::{Distribution, Records},
@@ -23,10 +24,11 @@ use crate::{
     cloudfront::CloudFrontDistribution,
     ecr::Ecr,
     eks::ManagedNodeGroup,
+    kms::Kms,
     rds::{AuroraGlobalReplica, RdsReplica},
     route53::HostedZone,
     s3::Bucket,
-    secrets_manager::SecretsManager,
+    secrets_manager::{SecretNames, SecretsManager},
     sns::Topics,
     step_functions::StepFunctions,
 };
@@ -43,6 +45,11 @@ const ATTEMPT: Duration = Duration::from_secs(5);
 const OPERATION: Duration = Duration::from_secs(10);
 /// The state machine tries again where an operator can see it; the SDK only bridges one lost packet.
 const ATTEMPTS: u32 = 2;
+
+/// The same for a part of a backup, which may be many megabytes on a slow way.
+const PART_ATTEMPTS: u32 = 5;
+const PART_ATTEMPT: Duration = Duration::from_secs(60);
+const PART_OPERATION: Duration = Duration::from_secs(180);
 
 /// The AWS account as the plan lays it out.
 ///
@@ -114,6 +121,11 @@ impl Aws {
         Bucket::new(self.s3.clone(), name)
     }
 
+    /// Where backups are written: large parts, which take their time, and are worth trying again.
+    pub fn backup_parts(&self) -> Arc<dyn PartStore> {
+        Arc::new(Bucket::new(patient_s3(&self.config), &self.plan.buckets.backups))
+    }
+
     /// The evidence bucket: fence and lease, positions, notices, approvals, reports.
     pub fn evidence(&self) -> Arc<dyn ObjectStore> {
         Arc::new(self.bucket(&self.plan.buckets.evidence))
@@ -126,19 +138,42 @@ impl Aws {
 
     /// Customers' objects in the primary region: only the watcher writes there, and nothing waits for it.
     pub fn objects(&self) -> Arc<dyn ObjectStore> {
-        let client = s3(&self.config(&self.plan.regions.primary));
-        Arc::new(Bucket::new(client, &self.plan.buckets.videos))
+        Arc::new(self.videos())
     }
 
     /// Their copy in the secondary region.
     pub fn objects_copy(&self) -> Arc<dyn ObjectStore> {
-        let client = s3(&self.config(&self.plan.regions.secondary));
-        Arc::new(Bucket::new(client, &self.plan.buckets.videos_replica))
+        Arc::new(self.videos_copy())
+    }
+
+    /// The bucket of customers' objects, to be looked at.
+    pub fn videos(&self) -> Bucket {
+        Bucket::new(s3(&self.config(&self.plan.regions.primary)), &self.plan.buckets.videos)
+    }
+
+    /// The bucket of their copies, to be looked at.
+    pub fn videos_copy(&self) -> Bucket {
+        Bucket::new(s3(&self.config(&self.plan.regions.secondary)), &self.plan.buckets.videos_replica)
     }
 
     /// The container registry of the secondary region.
     pub fn registry(&self) -> Arc<dyn Registry> {
-        Arc::new(Ecr::new(aws_sdk_ecr::Client::new(&self.config(&self.plan.regions.secondary))))
+        Arc::new(self.registry_of(&self.plan.regions.secondary))
+    }
+
+    /// The container registry of a region, with all that it holds.
+    pub fn registry_of(&self, region: &Region) -> Ecr {
+        Ecr::new(aws_sdk_ecr::Client::new(&self.config(region)), region.code())
+    }
+
+    /// The key service of a region.
+    pub fn keys(&self, region: &Region) -> Kms {
+        Kms::new(aws_sdk_kms::Client::new(&self.config(region)), region.code())
+    }
+
+    /// The names of the secrets of a region.
+    pub fn secret_names(&self, region: &Region) -> SecretNames {
+        SecretNames::new(aws_sdk_secretsmanager::Client::new(&self.config(region)), region.code())
     }
 
     /// Secrets Manager of the tertiary region, with a memory of its own.
@@ -233,6 +268,24 @@ fn sdk_region(region: &Region) -> aws_config::Region {
 
 fn s3(config: &SdkConfig) -> aws_sdk_s3::Client {
     let settings = aws_sdk_s3::config::Builder::from(config).force_path_style(is_s3_overridden(config));
+    aws_sdk_s3::Client::from_conf(settings.build())
+}
+
+/// A client for parts of backups. The SDK tries again what was lost or throttled; each part is idempotent.
+fn patient_s3(config: &SdkConfig) -> aws_sdk_s3::Client {
+    let retry = RetryConfig::standard()
+        .with_max_attempts(PART_ATTEMPTS)
+        .with_initial_backoff(Duration::from_millis(200))
+        .with_max_backoff(Duration::from_secs(10));
+    let timeouts = TimeoutConfig::builder()
+        .connect_timeout(CONNECT)
+        .operation_attempt_timeout(PART_ATTEMPT)
+        .operation_timeout(PART_OPERATION)
+        .build();
+    let settings = aws_sdk_s3::config::Builder::from(config)
+        .force_path_style(is_s3_overridden(config))
+        .retry_config(retry)
+        .timeout_config(timeouts);
     aws_sdk_s3::Client::from_conf(settings.build())
 }
 

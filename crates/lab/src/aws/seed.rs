@@ -27,6 +27,7 @@ const REPLICATION: &str = "videos-to-the-secondary-region";
 const SWITCH_KEY: &str = "switch/us-east-1-is-out";
 const RECOVERY_SECRET: &str = "sparc/postgresql/recovery";
 const APPLICATION_SECRET: &str = "sparc/postgresql/application";
+const BACKUP_SECRET: &str = "sparc/postgresql/backup";
 const NODE_GROUP: &str = "workers";
 pub(crate) const INSTANCE: &str = "sparc-prod";
 pub(crate) const REPLICA: &str = "sparc-prod-replica-us-west-2";
@@ -65,6 +66,8 @@ pub struct Seeded {
     pub recovery_secret: String,
     /// Secret of the role that services write with, in the tertiary region.
     pub application_secret: String,
+    /// ARN of the key of backups, in the tertiary region.
+    pub backups_key: String,
     /// The zone `sparc.com`, without `/hostedzone/`.
     pub hosted_zone: String,
     /// The inverted health check on the switch object; the primary's record hangs on it.
@@ -108,11 +111,21 @@ impl Aws {
             self.buckets().await?;
             self.replication().await?;
             self.images().await?;
+            let backups_key = self.make_key().await?;
             let (topics, queue_url) = self.topics().await?;
-            Ok::<_, Error>((topics, queue_url, hosted_zone, switch_check, secondary_check, distribution, outputs))
+            Ok::<_, Error>((
+                topics,
+                queue_url,
+                backups_key,
+                hosted_zone,
+                switch_check,
+                secondary_check,
+                distribution,
+                outputs,
+            ))
         };
         let moto = try_join(self.instances(), self.clusters());
-        let ((topics, queue_url, hosted_zone, switch_check, secondary_check, distribution, outputs), _) =
+        let ((topics, queue_url, backups_key, hosted_zone, switch_check, secondary_check, distribution, outputs), _) =
             try_join(control, moto).await?;
         Ok(Seeded {
             evidence_bucket: BUCKETS[0].0.into(),
@@ -126,6 +139,7 @@ impl Aws {
             queue_url,
             recovery_secret: RECOVERY_SECRET.into(),
             application_secret: APPLICATION_SECRET.into(),
+            backups_key,
             hosted_zone,
             switch_check,
             secondary_check,
@@ -160,7 +174,10 @@ impl Aws {
                 "<CreateBucketConfiguration><LocationConstraint>{region}</LocationConstraint></CreateBucketConfiguration>"
             )
         };
-        let made = self.call("s3", region, Method::PUT, &format!("/{bucket}"), &[], place).await?;
+        // Backups are kept under Object Lock, which a bucket has from its beginning.
+        let lock = [("x-amz-bucket-object-lock-enabled", "true")];
+        let headers = if bucket == BUCKETS[2].0 { &lock[..] } else { &[] };
+        let made = self.call("s3", region, Method::PUT, &format!("/{bucket}"), headers, place).await?;
         if made.status == StatusCode::CONFLICT && made.body.contains("BucketAlreadyOwnedByYou") {
             return Ok(());
         }
@@ -214,6 +231,13 @@ impl Aws {
             .await?;
         }
         Ok(())
+    }
+
+    /// Makes a key in the tertiary region; returns its ARN.
+    pub async fn make_key(&self) -> Result<String> {
+        let made = self.json("kms", TERTIARY, "TrentService.CreateKey", json!({})).await?;
+        let arn = made["KeyMetadata"]["Arn"].as_str();
+        arn.map(str::to_owned).ok_or_else(|| Error::State(format!("KMS has made a key without an ARN: {made}")))
     }
 
     /// Takes an image out of the secondary region's registry, as if it had never been replicated.
@@ -270,7 +294,9 @@ impl Aws {
     }
 
     async fn secrets(&self, passwords: Option<&Passwords>) -> Result<()> {
-        for (name, role) in [(RECOVERY_SECRET, Role::Recovery), (APPLICATION_SECRET, Role::Application)] {
+        let secrets =
+            [(RECOVERY_SECRET, Role::Recovery), (APPLICATION_SECRET, Role::Application), (BACKUP_SECRET, Role::Backup)];
+        for (name, role) in secrets {
             let password = passwords.map_or("made-up", |passwords| passwords.of(role));
             let value = json!({ "username": role.name(), "password": password }).to_string();
             // The API wants a token, which SDKs fill in: a retry with the same one makes no second version.

@@ -1,0 +1,382 @@
+//! `pg_dump --format=custom`, read as a stream to its end.
+//!
+//! The format has no mark at its end, so an archive that was cut between two tables looks whole to whoever reads only its
+//! table of contents (`pg_restore --list` does). What tells is the comparison made here: every entry that says it has data
+//! must have brought it, each text of a `COPY` must end in its own mark, and nothing may follow.
+//!
+//! The layout is that of `src/bin/pg_dump/pg_backup_archiver.c` and `pg_backup_custom.c`, versions 1.12 (PostgreSQL 9.0)
+//! to 1.16 (17 and 18), seen on archives of PostgreSQL 15 and 17.
+
+use std::{
+    collections::BTreeMap,
+    io::{BufRead, BufReader, Read},
+};
+
+use flate2::bufread::ZlibDecoder;
+
+use crate::{Flaw, source::Source};
+
+const MAGIC: &[u8; 5] = b"PGDMP";
+/// `archCustom`
+const CUSTOM: u8 = 1;
+const OLDEST: (u8, u8) = (1, 12);
+const NEWEST: (u8, u8) = (1, 16);
+/// `BLK_DATA` and `BLK_BLOBS`
+const DATA: u8 = 1;
+const BLOBS: u8 = 3;
+/// `K_OFFSET_NO_DATA`
+const NO_DATA: u8 = 3;
+/// What ends the text of a `COPY`, with the empty lines that pg_dump writes behind it.
+const END_OF_COPY: &[u8] = b"\\.\n\n\n";
+/// Lines of [`END_OF_COPY`].
+const LINES_OF_THE_END: u64 = 3;
+/// The longest name that is kept; PostgreSQL's own have at most 63 bytes.
+const MAX_NAME: u64 = 16 * 1024;
+/// The most entries in a table of contents that are believed.
+const MAX_ENTRIES: i64 = 10_000_000;
+/// How much of the text is looked at at once.
+const WINDOW: usize = 64 * 1024;
+
+/// What was in a dump that was read to its end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dump {
+    /// The database it was taken of.
+    pub database: String,
+    /// The server's version, as the server says it.
+    pub server_version: String,
+    /// The version of pg_dump.
+    pub tool_version: String,
+    /// How many entries its table of contents has.
+    pub entries: u64,
+    /// How many of them have data, all of which has been read.
+    pub entries_with_data: u64,
+    /// The tables whose data is in it.
+    pub tables: Vec<Table>,
+    /// Large objects.
+    pub large_objects: u64,
+    /// Bytes of the archive.
+    pub bytes: u64,
+}
+
+/// The data of one table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Table {
+    /// Its schema.
+    pub schema: String,
+    /// Its name.
+    pub name: String,
+    /// Rows, if the data is the text of a `COPY`.
+    pub rows: Option<u64>,
+    /// Bytes of that text.
+    pub bytes: u64,
+}
+
+#[derive(Clone, Copy)]
+enum Compression {
+    None,
+    Zlib,
+    Zstd,
+}
+
+/// An entry with data.
+struct Entry {
+    description: String,
+    schema: String,
+    name: String,
+    is_copy: bool,
+}
+
+struct Reader<R> {
+    source: Source<R>,
+    version: (u8, u8),
+    int_bytes: u8,
+    offset_bytes: u8,
+}
+
+/// Reads a dump to its end.
+///
+/// # Errors
+/// It ends early, is damaged, or is not a dump in the custom format.
+pub fn read(stream: impl Read) -> Result<Dump, Flaw> {
+    let source = Source::new(BufReader::with_capacity(WINDOW, stream));
+    let mut reader = Reader { source, version: (0, 0), int_bytes: 4, offset_bytes: 8 };
+    let (compression, mut dump) = reader.header()?;
+    let mut pending = reader.contents(&mut dump)?;
+    while let Some(kind) = reader.source.byte_or_end("a block of data")? {
+        let at = reader.source.at() - 1;
+        let id = reader.int("a block of data")?;
+        let Some(entry) = pending.remove(&id) else {
+            let what = format!("data of entry {id}, which the table of contents does not have or which came before");
+            return Err(Flaw::Malformed { at, what });
+        };
+        match kind {
+            DATA => dump.tables.extend(reader.table(&entry, compression)?),
+            BLOBS => dump.large_objects += reader.blobs(&entry, compression)?,
+            other => return Err(Flaw::Malformed { at, what: format!("a block of the unknown kind {other}") }),
+        }
+        dump.entries_with_data += 1;
+    }
+    dump.bytes = reader.source.at();
+    if let Some(entry) = pending.values().next() {
+        let inside =
+            format!("the data: {} of {} is missing, and {} more", entry.description, entry.label(), pending.len() - 1);
+        return Err(Flaw::Truncated { at: dump.bytes, inside });
+    }
+    Ok(dump)
+}
+
+impl Entry {
+    fn label(&self) -> String {
+        if self.schema.is_empty() { format!("`{}`", self.name) } else { format!("`{}.{}`", self.schema, self.name) }
+    }
+}
+
+impl<R: Read> Reader<R> {
+    fn header(&mut self) -> Result<(Compression, Dump), Flaw> {
+        let inside = "the header";
+        if &self.source.array::<5>(inside)? != MAGIC {
+            return Err(self.source.malformed("this is no dump in pg_dump's custom format"));
+        }
+        let [major, minor, _revision, int_bytes, offset_bytes, format] = self.source.array(inside)?;
+        self.version = (major, minor);
+        if self.version < OLDEST || self.version > NEWEST {
+            return Err(Flaw::Unsupported(format!("version {major}.{minor} of pg_dump's format")));
+        }
+        if !(1..=8).contains(&int_bytes) || !(1..=8).contains(&offset_bytes) {
+            return Err(self.source.malformed(format!("integers of {int_bytes} and offsets of {offset_bytes} bytes")));
+        }
+        (self.int_bytes, self.offset_bytes) = (int_bytes, offset_bytes);
+        if format != CUSTOM {
+            return Err(Flaw::Unsupported(format!("pg_dump's format number {format}, which is not the custom one")));
+        }
+        let compression = if self.version >= (1, 15) {
+            match self.source.byte(inside)? {
+                0 => Compression::None,
+                1 => Compression::Zlib,
+                3 => Compression::Zstd,
+                2 => return Err(Flaw::Unsupported("a dump that pg_dump compressed by lz4".to_owned())),
+                other => return Err(self.source.malformed(format!("the unknown compression {other}"))),
+            }
+        } else if self.int(inside)? == 0 {
+            Compression::None
+        } else {
+            Compression::Zlib
+        };
+        for _ in 0..7 {
+            self.int(inside)?; // The local time of the dump, without its zone.
+        }
+        let dump = Dump {
+            database: self.text(inside)?.unwrap_or_default(),
+            server_version: self.text(inside)?.unwrap_or_default(),
+            tool_version: self.text(inside)?.unwrap_or_default(),
+            entries: 0,
+            entries_with_data: 0,
+            tables: Vec::new(),
+            large_objects: 0,
+            bytes: 0,
+        };
+        Ok((compression, dump))
+    }
+
+    /// The table of contents: entries that have data, by their number.
+    fn contents(&mut self, dump: &mut Dump) -> Result<BTreeMap<i64, Entry>, Flaw> {
+        let inside = "the table of contents";
+        let count = self.int(inside)?;
+        if !(0..=MAX_ENTRIES).contains(&count) {
+            return Err(self.source.malformed(format!("a table of contents with {count} entries")));
+        }
+        let mut with_data = BTreeMap::new();
+        for _ in 0..count {
+            let id = self.int(inside)?;
+            let has_dumper = self.int(inside)? != 0;
+            self.pass_text(inside)?; // the catalogue it is from
+            self.pass_text(inside)?; // its object identifier
+            let name = self.text(inside)?.unwrap_or_default();
+            let description = self.text(inside)?.unwrap_or_default();
+            self.int(inside)?; // the section
+            self.pass_text(inside)?; // its definition
+            self.pass_text(inside)?; // how it is dropped
+            let is_copy = self.pass_text(inside)? > 0;
+            let schema = self.text(inside)?.unwrap_or_default();
+            self.pass_text(inside)?; // the tablespace
+            if self.version >= (1, 14) {
+                self.pass_text(inside)?; // the access method
+            }
+            if self.version >= (1, 16) {
+                self.int(inside)?; // the kind of relation
+            }
+            self.pass_text(inside)?; // the owner
+            self.pass_text(inside)?; // whether it has object identifiers
+            while self.pass_text(inside)? >= 0 {} // what it depends on
+            let state = self.source.byte(inside)?;
+            if !(1..=3).contains(&state) {
+                return Err(self.source.malformed(format!("an offset of the unknown kind {state}")));
+            }
+            self.source.skip(self.offset_bytes.into(), inside)?;
+            if has_dumper && state != NO_DATA {
+                let entry = Entry { description, schema, name, is_copy };
+                if with_data.insert(id, entry).is_some() {
+                    return Err(self.source.malformed(format!("entry {id} is there twice")));
+                }
+            }
+            dump.entries += 1;
+        }
+        Ok(with_data)
+    }
+
+    fn table(&mut self, entry: &Entry, compression: Compression) -> Result<Option<Table>, Flaw> {
+        let label = format!("{} of {}", entry.description, entry.label());
+        let (mut bytes, mut lines, mut tail) = (0, 0, Vec::new());
+        self.block(compression, &label, |text| {
+            bytes += text.len() as u64;
+            lines += memchr::memchr_iter(b'\n', text).count() as u64;
+            tail.extend_from_slice(&text[text.len().saturating_sub(END_OF_COPY.len())..]);
+            tail.drain(..tail.len().saturating_sub(END_OF_COPY.len()));
+        })?;
+        if entry.description != "TABLE DATA" {
+            return Ok(None);
+        }
+        let rows = match entry.is_copy {
+            true if tail == END_OF_COPY => Some(lines - LINES_OF_THE_END),
+            true => return Err(self.source.malformed(format!("{label} does not end as the text of a COPY ends"))),
+            false => None,
+        };
+        Ok(Some(Table { schema: entry.schema.clone(), name: entry.name.clone(), rows, bytes }))
+    }
+
+    fn blobs(&mut self, entry: &Entry, compression: Compression) -> Result<u64, Flaw> {
+        let mut count = 0;
+        loop {
+            match self.int("large objects")? {
+                0 => return Ok(count),
+                id => self.block(compression, &format!("large object {id} of {}", entry.label()), |_| {})?,
+            }
+            count += 1;
+        }
+    }
+
+    /// Reads the chunks of one block to their end, decoded.
+    fn block(&mut self, compression: Compression, label: &str, mut each: impl FnMut(&[u8])) -> Result<(), Flaw> {
+        let int_bytes = self.int_bytes;
+        let mut chunks = Chunks { source: &mut self.source, int_bytes, left: 0, ended: false };
+        let read = match compression {
+            Compression::None => drain(&mut BufReader::with_capacity(WINDOW, &mut chunks), &mut each),
+            // What has no bytes was never given to a compressor.
+            _ if chunks.is_empty().map_err(|error| failed(&chunks, error, label))? => Ok(()),
+            Compression::Zlib => {
+                let mut encoded = BufReader::with_capacity(WINDOW, &mut chunks);
+                let mut decoded = BufReader::with_capacity(WINDOW, ZlibDecoder::new(&mut encoded));
+                drain(&mut decoded, &mut each).and_then(|()| drop_rest(&mut encoded))
+            }
+            Compression::Zstd => {
+                let encoded = BufReader::with_capacity(WINDOW, &mut chunks);
+                zstd::stream::read::Decoder::with_buffer(encoded).and_then(|mut decoder| {
+                    decoder.window_log_max(crate::decode::WINDOW_LOG)?;
+                    drain(&mut BufReader::with_capacity(WINDOW, decoder), &mut each)
+                })
+            }
+        };
+        read.map_err(|error| failed(&chunks, error, label))
+    }
+
+    fn int(&mut self, inside: &str) -> Result<i64, Flaw> {
+        int(&mut self.source, self.int_bytes, inside)
+    }
+
+    /// A text that is kept.
+    fn text(&mut self, inside: &str) -> Result<Option<String>, Flaw> {
+        let Ok(length) = u64::try_from(self.int(inside)?) else { return Ok(None) };
+        if length > MAX_NAME {
+            return Err(self.source.malformed(format!("a name of {length} bytes in {inside}")));
+        }
+        let mut bytes = vec![0; usize::try_from(length).unwrap_or_default()];
+        self.source.exact(&mut bytes, inside)?;
+        Ok(Some(String::from_utf8_lossy(&bytes).into_owned()))
+    }
+
+    /// A text that is not kept: its length, or less than zero if there is none.
+    fn pass_text(&mut self, inside: &str) -> Result<i64, Flaw> {
+        let length = self.int(inside)?;
+        self.source.skip(u64::try_from(length).unwrap_or(0), inside)?;
+        Ok(length)
+    }
+}
+
+fn int<R: Read>(source: &mut Source<R>, bytes: u8, inside: &str) -> Result<i64, Flaw> {
+    let negative = source.byte(inside)? != 0;
+    let mut little = [0; 8];
+    source.exact(&mut little[..bytes.into()], inside)?;
+    let value = i64::try_from(u64::from_le_bytes(little))
+        .map_err(|_| source.malformed(format!("a number that is too large in {inside}")))?;
+    Ok(if negative { -value } else { value })
+}
+
+fn failed<R: Read>(chunks: &Chunks<'_, R>, error: std::io::Error, label: &str) -> Flaw {
+    chunks.source.failed(error, label)
+}
+
+fn drain(stream: &mut impl BufRead, each: &mut impl FnMut(&[u8])) -> std::io::Result<()> {
+    loop {
+        let window = stream.fill_buf()?;
+        if window.is_empty() {
+            return Ok(());
+        }
+        each(window);
+        let count = window.len();
+        stream.consume(count);
+    }
+}
+
+/// Behind the end of the compressed stream its block must end too.
+fn drop_rest(stream: &mut impl BufRead) -> std::io::Result<()> {
+    if stream.fill_buf()?.is_empty() {
+        return Ok(());
+    }
+    Err(std::io::Error::other("a block goes on after its compressed data has ended"))
+}
+
+/// The chunks of a block as one stream.
+struct Chunks<'a, R> {
+    source: &'a mut Source<R>,
+    int_bytes: u8,
+    left: u64,
+    ended: bool,
+}
+
+impl<R: Read> Chunks<'_, R> {
+    fn is_empty(&mut self) -> std::io::Result<bool> {
+        self.next_chunk()?;
+        Ok(self.ended)
+    }
+
+    fn next_chunk(&mut self) -> std::io::Result<()> {
+        use std::io::{Error, ErrorKind};
+        if self.left > 0 || self.ended {
+            return Ok(());
+        }
+        let length = int(self.source, self.int_bytes, "the length of a chunk").map_err(|flaw| match flaw {
+            Flaw::Unreadable { source, .. } => source,
+            Flaw::Truncated { .. } => Error::new(ErrorKind::UnexpectedEof, flaw.to_string()),
+            flaw => Error::other(flaw.to_string()),
+        })?;
+        self.left = u64::try_from(length).map_err(|_| Error::other("a chunk of negative length"))?;
+        self.ended = self.left == 0;
+        Ok(())
+    }
+}
+
+impl<R: Read> Read for Chunks<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        self.next_chunk()?;
+        let now = usize::try_from(self.left).unwrap_or(usize::MAX).min(buffer.len());
+        if now == 0 {
+            return Ok(0);
+        }
+        let count = self.source.read(&mut buffer[..now])?;
+        if count == 0 {
+            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        }
+        self.left -= count as u64;
+        Ok(count)
+    }
+}
