@@ -12,8 +12,9 @@ use std::{collections::BTreeSet, fmt};
 use serde::Serialize;
 
 use crate::{
+    backup::{Kind, Policy},
     objective::{Priority, RecoveryPoint, Span, human_seconds},
-    plan::{Component, Driver, Mechanism, Objective, Plan, PlanError, StorageClass, problem_at},
+    plan::{Component, Driver, Mechanism, Objective, Plan, PlanError, problem_at},
     report::{mechanism_in_words, storage_class_name},
     spelling::nearest,
 };
@@ -25,11 +26,6 @@ const REPLICATION_TIME_CONTROL: f64 = 15.0 * 60.0;
 /// RDS ships the write-ahead log to S3 every five minutes, whatever `archive_timeout` somebody wishes for.
 /// <https://docs.aws.amazon.com/AmazonRDS/latest/UserGuide/USER_PIT.html>
 const RDS_ARCHIVE: f64 = 5.0 * 60.0;
-
-/// Slowest standard retrieval from S3 Glacier Flexible Retrieval, and from Deep Archive.
-/// <https://docs.aws.amazon.com/AmazonS3/latest/userguide/restoring-objects-retrieval-options.html>
-const GLACIER: f64 = 5.0 * 3600.0;
-const DEEP_ARCHIVE: f64 = 12.0 * 3600.0;
 
 /// How bad it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -93,6 +89,7 @@ pub fn check(file: &str, text: &str, plan: &Plan, machines: Option<&[String]>) -
     policy(plan, &mut found);
     names(plan, &mut found);
     places(plan, &mut found);
+    backups(plan, &mut found);
     sort(file, text, plan, found.0)
 }
 
@@ -354,11 +351,7 @@ fn components(plan: &Plan, found: &mut Found) {
             }
         }
         if let Mechanism::Snapshots { storage_class, .. } = mechanism {
-            let retrieval = match storage_class {
-                StorageClass::Glacier => GLACIER,
-                StorageClass::DeepArchive => DEEP_ARCHIVE,
-                StorageClass::Standard | StorageClass::StandardIa | StorageClass::GlacierIr => 0.0,
-            };
+            let retrieval = storage_class.retrieval_seconds() as f64;
             if retrieval > rto.seconds() {
                 found.contradiction(
                     format!("retrieval:{name}"),
@@ -383,6 +376,95 @@ fn components(plan: &Plan, found: &mut Found) {
                     "`archive_timeout` of `{name}` is {wished}, but RDS ships its log every 5 min whatever is asked for"
                 ),
                 "write archive_timeout = \"5 min\", which is what protects a standby that lost its stream",
+            );
+        }
+    }
+}
+
+/// A backup must be there, proven and readable while it can still help, and be of a kind that the driver allows.
+fn backups(plan: &Plan, found: &mut Found) {
+    for policy in &plan.backups.policies {
+        let Policy { kind, every, fresh_within, proven_within, retention_days, storage_class, recovers, .. } = policy;
+        let Some(component) = plan.component(recovers) else { continue };
+        let retrieval = storage_class.retrieval_seconds() as f64;
+        if retrieval > component.rto.seconds() {
+            found.contradiction(
+                format!("retrieval:{recovers}:{kind}"),
+                component.rto.seconds(),
+                Some(retrieval),
+                format!(
+                    "`{recovers}` must be back in {}, but reading its {kind} backup from {} takes up to {}",
+                    component.rto,
+                    storage_class_name(*storage_class),
+                    human_seconds(retrieval)
+                ),
+                "keep backups in GLACIER_IR or STANDARD_IA while they are the ones to restore from",
+            );
+        }
+        if every > fresh_within {
+            found.contradiction(
+                format!("fresh:{kind}"),
+                fresh_within.seconds(),
+                Some(every.seconds()),
+                format!("a {kind} backup must be younger than {fresh_within}, but one is taken every {every}"),
+                "take it more often, or raise `fresh_within` above `every`",
+            );
+        }
+        if every > proven_within {
+            found.contradiction(
+                format!("proven:{kind}"),
+                proven_within.seconds(),
+                Some(every.seconds()),
+                format!("a {kind} backup must be proven within {proven_within}, but one is taken every {every}"),
+                "take it more often, or raise `proven_within` above `every`",
+            );
+        }
+        let kept = f64::from(*retention_days) * 86_400.0;
+        if proven_within.seconds() > kept {
+            found.contradiction(
+                format!("retention:{kind}"),
+                proven_within.seconds(),
+                Some(kept),
+                format!("a {kind} backup counts as proven for {proven_within}, but is kept for {retention_days} days"),
+                "raise `retention_days`, or lower `proven_within`",
+            );
+        }
+        let driver = plan.postgresql.driver;
+        let impossible = match (kind, driver) {
+            (Kind::Snapshot, Driver::SelfManaged) => Some("a server that we run has no snapshots of RDS"),
+            (Kind::Physical | Kind::Wal, Driver::Rds | Driver::AuroraGlobal) => {
+                Some("RDS lets nobody in who could copy files or archive the log")
+            }
+            (
+                Kind::Snapshot
+                | Kind::Logical
+                | Kind::Physical
+                | Kind::Wal
+                | Kind::Cluster
+                | Kind::Objects
+                | Kind::Registry
+                | Kind::Closure,
+                _,
+            ) => None,
+        };
+        if let Some(why) = impossible {
+            found.add(
+                Severity::Contradiction,
+                format!("driver:{kind}"),
+                (None, None),
+                format!("a {kind} backup is planned, but {why}"),
+                "take another kind of backup, or change `postgresql.driver`",
+            );
+        }
+        if *retention_days < storage_class.minimum_days() {
+            found.warning(
+                format!("minimum:{kind}"),
+                format!(
+                    "a {kind} backup is kept for {retention_days} days in {}, which is paid for {} days",
+                    storage_class_name(*storage_class),
+                    storage_class.minimum_days()
+                ),
+                "keep it longer, or in a class without that minimum",
             );
         }
     }
@@ -612,6 +694,24 @@ mod tests {
                 with("time_control = true", "time_control = false"),
                 "rpo:object-storage",
             ),
+            (
+                "cold backups under 30 minutes",
+                with("storage_class = \"STANDARD_IA\" # a", "storage_class = \"GLACIER\" # a"),
+                "retrieval:postgresql:snapshot",
+            ),
+            ("backups rarer than fresh", with("fresh_within = \"26 h\"", "fresh_within = \"23 h\""), "fresh:snapshot"),
+            (
+                "backups rarer than proven",
+                with("proven_within = \"50 h\"", "proven_within = \"20 h\""),
+                "proven:snapshot",
+            ),
+            ("deleted before proven", with("retention_days = 30", "retention_days = 2"), "retention:snapshot"),
+            (
+                "a class that costs longer than it keeps",
+                with("retention_days = 30", "retention_days = 29"),
+                "minimum:snapshot",
+            ),
+            ("files of a managed server", with("kind = \"snapshot\"", "kind = \"physical\""), "driver:physical"),
             ("streaming without an archive", with("archive_timeout = \"5 min\"", ""), "rpo:postgresql"),
             (
                 "an archive slower than the objective",
@@ -673,7 +773,9 @@ mod tests {
             ),
             (
                 "a region that does not exist",
-                with("tertiary = \"eu-west-1\"", "tertiary = \"eu-wset-1\"").replace("sns:eu-west-1", "sns:eu-wset-1"),
+                with("tertiary = \"eu-west-1\"", "tertiary = \"eu-wset-1\"")
+                    .replace("sns:eu-west-1", "sns:eu-wset-1")
+                    .replace("kms:eu-west-1", "kms:eu-wset-1"),
                 "region:tertiary",
             ),
             (

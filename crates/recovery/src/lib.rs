@@ -3,6 +3,7 @@
 //! There is no network and no clock here. Adapters implement the traits; functions put them together.
 
 pub mod approval;
+pub mod backup;
 pub mod cluster;
 pub mod contradictions;
 pub mod database;

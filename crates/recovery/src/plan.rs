@@ -8,7 +8,10 @@ use std::{collections::BTreeSet, fmt, path::Path};
 use serde::{Deserialize, Serialize};
 use url::Url;
 
-use crate::objective::{Priority, RecoveryPoint, Span};
+use crate::{
+    backup::Backups,
+    objective::{Priority, RecoveryPoint, Span},
+};
 
 /// Everything that the suite knows about one platform before anything goes wrong.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -40,6 +43,8 @@ pub struct Plan {
     pub names: Names,
     /// Buckets by purpose.
     pub buckets: Buckets,
+    /// What is backed up, how often, and how it is kept.
+    pub backups: Backups,
     /// Who hears of it, by priority, and the links that every message carries.
     pub notification: Notification,
     /// Contradictions that somebody has looked at and lives with.
@@ -227,6 +232,29 @@ pub enum StorageClass {
     Glacier,
     /// Twelve hours and more.
     DeepArchive,
+}
+
+impl StorageClass {
+    /// Slowest standard retrieval, in seconds.
+    /// <https://docs.aws.amazon.com/AmazonS3/latest/userguide/restoring-objects-retrieval-options.html>
+    pub const fn retrieval_seconds(self) -> u64 {
+        match self {
+            StorageClass::Standard | StorageClass::StandardIa | StorageClass::GlacierIr => 0,
+            StorageClass::Glacier => 5 * 3600,
+            StorageClass::DeepArchive => 12 * 3600,
+        }
+    }
+
+    /// Days that are paid for even if an object is deleted sooner.
+    /// <https://docs.aws.amazon.com/AmazonS3/latest/userguide/storage-class-intro.html>
+    pub const fn minimum_days(self) -> u32 {
+        match self {
+            StorageClass::Standard => 0,
+            StorageClass::StandardIa => 30,
+            StorageClass::GlacierIr | StorageClass::Glacier => 90,
+            StorageClass::DeepArchive => 180,
+        }
+    }
 }
 
 /// Something that may happen, and what answers it.
@@ -680,7 +708,8 @@ impl Plan {
                 );
             }
         }
-        None
+        let (path, text) = self.backups.first_problem(self)?;
+        Some(Problem { path, text })
     }
 }
 
@@ -761,6 +790,16 @@ mod tests {
                 "topic_arn = \"arn:aws:sns:us-east-1:1:p1",
                 "is not an SNS topic in the tertiary region",
             ),
+            (
+                "kms_key = \"arn:aws:kms:eu-west-1:",
+                "kms_key = \"arn:aws:kms:us-east-1:",
+                "is not a KMS key of the tertiary region `eu-west-1`",
+            ),
+            ("kind = \"closure\"", "kind = 'cluster'", "is planned twice"),
+            ("retention_days = 30", "retention_days = 0", "kept for 0 days"),
+            ("recovers = \"kubernetes\"", "recovers = \"kubernets\"", "which is no component; perhaps `kubernetes`"),
+            ("name = \"sparc_prod\"", "name = \"sparc_prd\"", "which is no database of the cluster"),
+            ("proven_to = \"structure\"", "proven_to = \"structur\"", "unknown variant `structur`"),
         ];
         for (right, wrong, expected) in situations {
             assert!(SPARC.contains(right), "{right}");

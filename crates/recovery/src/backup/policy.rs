@@ -1,0 +1,204 @@
+//! The plan's section `[backups]`: what is backed up, how often, and how it is kept.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Encoding, Kind, Rung};
+use crate::{
+    objective::Span,
+    plan::{Plan, StorageClass},
+    spelling::nearest,
+};
+
+/// What is backed up, how often, and how it is kept.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Backups {
+    /// Secrets Manager name, in the tertiary region, of the role that reads databases for backups.
+    pub secret: String,
+    /// Key of the tertiary region that backups and snapshot copies are encrypted with; by ARN, so that its region is seen.
+    pub kms_key: String,
+    /// Object Lock mode of the artifacts.
+    pub lock: Lock,
+    /// Which server is read: the standby, so that customers do not notice, or the primary.
+    pub read_from: Taken,
+    /// How artifacts are compressed.
+    #[serde(default = "zstd")]
+    pub encoding: Encoding,
+    /// Plain bytes that a backup moves in a second, as last measured; sizes over it decide between Lambda and Job.
+    pub bytes_per_second: u64,
+    /// Where what is too large for a Lambda runs.
+    pub job: JobSettings,
+    /// One per kind that is taken.
+    #[serde(rename = "policy")]
+    pub policies: Vec<Policy>,
+    /// Databases that need something of their own; every database of the plan is backed up, named here or not.
+    #[serde(default, rename = "database", skip_serializing_if = "Vec::is_empty")]
+    pub databases: Vec<DatabaseBackup>,
+}
+
+fn zstd() -> Encoding {
+    Encoding::Zstd
+}
+
+/// Which server a backup is taken from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Taken {
+    /// The server that takes writes.
+    Primary,
+    /// The server that follows it. A dump there is cancelled by a recovery conflict unless
+    /// `hot_standby_feedback` or `max_standby_streaming_delay` allow for it.
+    Standby,
+}
+
+/// S3 Object Lock.
+/// <https://docs.aws.amazon.com/AmazonS3/latest/userguide/object-lock.html>
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Lock {
+    /// Nobody can delete before the date, the account's root included.
+    Compliance,
+    /// Who has `s3:BypassGovernanceRetention` can.
+    Governance,
+    /// Nothing is locked.
+    Off,
+}
+
+/// The Job that takes what is too large for a Lambda.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct JobSettings {
+    /// Image with the same program, by digest.
+    pub image: String,
+    /// Namespace in the secondary cluster.
+    pub namespace: String,
+    /// Service account whose role may write backups.
+    pub service_account: String,
+}
+
+/// How one kind of backup is taken and kept.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Policy {
+    /// Which kind.
+    pub kind: Kind,
+    /// Time between two.
+    pub every: Span,
+    /// Age of the newest complete one from which people are told.
+    pub fresh_within: Span,
+    /// Age of the newest proven one from which people are told.
+    pub proven_within: Span,
+    /// How much must be proven for it to count as proven.
+    pub proven_to: Rung,
+    /// How long each is kept; the last proven one is kept longer if there is no other.
+    #[serde(default = "thirty")]
+    pub retention_days: u32,
+    /// Where artifacts lie, which decides how soon they can be read.
+    pub storage_class: StorageClass,
+    /// The component that is recovered from it; what it takes to read it must fit its objective.
+    pub recovers: String,
+    /// Databases whose backups of this kind are taken; absent means all of the plan. Only of kind `logical`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub databases: Option<Vec<String>>,
+}
+
+fn thirty() -> u32 {
+    30
+}
+
+/// What one database needs of its own.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DatabaseBackup {
+    /// Which.
+    pub name: String,
+    /// Tables whose data is left out of logical backups, as `schema.table`; their definitions are kept.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub exclude_data_of: Vec<String>,
+    /// Column that says how new a row is, by `schema.table`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub newest_by: BTreeMap<String, String>,
+}
+
+impl Backups {
+    /// The policy of a kind.
+    pub fn policy(&self, kind: Kind) -> Option<&Policy> {
+        self.policies.iter().find(|policy| policy.kind == kind)
+    }
+
+    /// The first thing in this section that is wrong, and its path in the plan.
+    pub(crate) fn first_problem(&self, plan: &Plan) -> Option<(Vec<String>, String)> {
+        let at = |path: &str| path.split('.').map(str::to_owned).collect::<Vec<_>>();
+        let tertiary = &plan.regions.tertiary;
+        let in_region = self.kms_key.split(':').nth(2) == Some("kms")
+            && self.kms_key.split(':').nth(3) == Some(tertiary.code())
+            && self.kms_key.split(':').nth(5).is_some_and(|key| key.starts_with("key/"));
+        if !in_region {
+            return Some((
+                at("backups.kms_key"),
+                format!(
+                    "`{}` is not a KMS key of the tertiary region `{tertiary}`; a backup whose key is lost with its region is none, write the ARN of a key there",
+                    self.kms_key
+                ),
+            ));
+        }
+        if self.bytes_per_second == 0 {
+            return Some((
+                at("backups.bytes_per_second"),
+                "a backup that moves 0 bytes in a second never ends; write what was measured".to_owned(),
+            ));
+        }
+        let database = |name: &String| plan.postgresql.databases.contains(name);
+        for (i, policy) in self.policies.iter().enumerate() {
+            let kind = policy.kind;
+            if self.policies[..i].iter().any(|other| other.kind == kind) {
+                return Some((at(&format!("backups.policy.{i}.kind")), format!("`{kind}` is planned twice; keep one")));
+            }
+            if policy.retention_days == 0 {
+                return Some((
+                    at(&format!("backups.policy.{i}.retention_days")),
+                    format!("a backup of kind `{kind}` is kept for 0 days; keep it for at least 1"),
+                ));
+            }
+            if plan.component(&policy.recovers).is_none() {
+                let known = plan.components.iter().map(|component| component.name.as_str());
+                let hint =
+                    nearest(&policy.recovers, known).map_or_else(String::new, |name| format!("; perhaps `{name}`"));
+                return Some((
+                    at(&format!("backups.policy.{i}.recovers")),
+                    format!("`{kind}` recovers `{}`, which is no component{hint}", policy.recovers),
+                ));
+            }
+            if let Some(databases) = &policy.databases {
+                let text = if kind != Kind::Logical {
+                    format!("a backup of kind `{kind}` is of the whole cluster; leave `databases` out")
+                } else if databases.is_empty() {
+                    "a logical backup of no database is none; name one or leave `databases` out".to_owned()
+                } else if let Some(unknown) = databases.iter().find(|name| !database(name)) {
+                    format!("`{unknown}` is no database of the cluster; correct it or add it to `postgresql.databases`")
+                } else {
+                    continue;
+                };
+                return Some((at(&format!("backups.policy.{i}.databases")), text));
+            }
+        }
+        for (i, own) in self.databases.iter().enumerate() {
+            let text = if !database(&own.name) {
+                format!("the backup names `{}`, which is no database of the cluster; correct it", own.name)
+            } else if self.databases[..i].iter().any(|other| other.name == own.name) {
+                format!("`{}` is named twice; keep one", own.name)
+            } else {
+                continue;
+            };
+            return Some((at(&format!("backups.database.{i}.name")), text));
+        }
+        None
+    }
+
+    /// What a database needs of its own.
+    pub fn database(&self, name: &str) -> Option<&DatabaseBackup> {
+        self.databases.iter().find(|database| database.name == name)
+    }
+}
