@@ -10,6 +10,7 @@ use aws_smithy_http_client::{
 };
 use aws_types::service_config::{LoadServiceConfig, ServiceConfigKey};
 use recovery::{
+    backup::BackupStorage,
     database::Replica,
     holdings::Registry,
     names::{Distribution, Records},
@@ -117,6 +118,29 @@ impl Aws {
     /// The evidence bucket: fence and lease, positions, notices, approvals, reports.
     pub fn evidence(&self) -> Arc<dyn ObjectStore> {
         Arc::new(self.bucket(&self.plan.buckets.evidence))
+    }
+
+    /// The evidence bucket as one that is listed: receipts and proofs of backups.
+    pub fn evidence_list(&self) -> Arc<dyn BackupStorage> {
+        Arc::new(self.backups_bucket(&self.plan.buckets.evidence))
+    }
+
+    /// The bucket of backups, in the tertiary region.
+    pub fn backups(&self) -> Arc<dyn BackupStorage> {
+        Arc::new(self.backups_bucket(&self.plan.buckets.backups))
+    }
+
+    /// The bucket of the archived write-ahead log, in the tertiary region.
+    pub fn wal_archive(&self) -> Arc<dyn BackupStorage> {
+        Arc::new(self.backups_bucket(&self.plan.buckets.wal_archive))
+    }
+
+    /// What is read there is digested by whoever reads it: a difference is a finding about the object, and not, as the SDK
+    /// would have it, an answer that failed.
+    fn backups_bucket(&self, name: &str) -> Bucket {
+        let settings = s3_settings(&self.config)
+            .response_checksum_validation(aws_sdk_s3::config::ResponseChecksumValidation::WhenRequired);
+        Bucket::new(aws_sdk_s3::Client::from_conf(settings.build()), name)
     }
 
     /// The bucket that the inverted health checks watch.
@@ -232,8 +256,11 @@ fn sdk_region(region: &Region) -> aws_config::Region {
 }
 
 fn s3(config: &SdkConfig) -> aws_sdk_s3::Client {
-    let settings = aws_sdk_s3::config::Builder::from(config).force_path_style(is_s3_overridden(config));
-    aws_sdk_s3::Client::from_conf(settings.build())
+    aws_sdk_s3::Client::from_conf(s3_settings(config).build())
+}
+
+fn s3_settings(config: &SdkConfig) -> aws_sdk_s3::config::Builder {
+    aws_sdk_s3::config::Builder::from(config).force_path_style(is_s3_overridden(config))
 }
 
 /// Emulators answer under one host name, so the bucket cannot be part of it.

@@ -13,6 +13,7 @@ pub mod eks_token;
 pub mod rds;
 pub mod route53;
 pub mod s3;
+mod s3_backups;
 pub mod secrets_manager;
 pub mod sns;
 pub mod step_functions;

@@ -17,8 +17,8 @@ pub const BOUND_BYTES: usize = 1024 * 1024;
 /// One bucket.
 #[derive(Clone, Debug)]
 pub struct Bucket {
-    client: Client,
-    name: String,
+    pub(crate) client: Client,
+    pub(crate) name: String,
 }
 
 impl Bucket {
@@ -27,7 +27,7 @@ impl Bucket {
         Bucket { client, name: name.to_owned() }
     }
 
-    fn error(&self, key: &str, trouble: Trouble) -> StoreError {
+    pub(crate) fn error(&self, key: &str, trouble: Trouble) -> StoreError {
         let (bucket, key) = (self.name.clone(), key.to_owned());
         match trouble.kind {
             Kind::Precondition => StoreError::PreconditionFailed { bucket, key },

@@ -179,7 +179,9 @@ impl Relay {
         }
         let (mut pieces_of, mut pause, mut breaks_after) = (usize::MAX, Duration::ZERO, usize::MAX);
         match script {
-            Some(Script::Trickle { piece_bytes, pause: before_each }) => (pieces_of, pause) = (piece_bytes.max(1), before_each),
+            Some(Script::Trickle { piece_bytes, pause: before_each }) => {
+                (pieces_of, pause) = (piece_bytes.max(1), before_each)
+            }
             Some(Script::BreakBody { after_bytes }) => breaks_after = after_bytes,
             _ => {}
         }
