@@ -1,4 +1,4 @@
-"""Runs ministack with five things put right.
+"""Runs ministack with six things put right.
 
 Seen on ministack 1.5.33, each against the page of AWS's documentation that is named where it is mended:
 
@@ -8,12 +8,18 @@ Seen on ministack 1.5.33, each against the page of AWS's documentation that is n
 3. Metrics that a function writes in the embedded metric format stay lines of its log.
 4. A Parallel state of a JSONata machine forgets its `Assign` and `Output`, and its branches share one set of variables.
 5. Policies that demand TLS refuse everything here, where all is plain HTTP on the loopback device.
+6. A multipart upload with CRC64NVME ends with a checksum of checksums, where S3 has only that of the whole object; and tags and
+   Object Lock of the upload are forgotten.
 """
 
+import base64
 import copy
 import json
+import re
 import sys
+import threading
 import time
+import urllib.parse
 from datetime import datetime, timezone
 
 import ministack.app as app
@@ -21,6 +27,7 @@ import ministack.services.cloudwatch as cloudwatch
 import ministack.services.eventbridge as eventbridge
 import ministack.services.lambda_svc as functions
 import ministack.services.route53 as route53
+import ministack.services.s3 as s3
 import ministack.services.stepfunctions as step_functions
 from ministack.core.responses import get_account_id, get_region, new_uuid
 
@@ -148,6 +155,86 @@ def _as_if_by_tls(source_ip, _secure):
 
 
 app.pin_request_origin = _as_if_by_tls
+
+# --- 6. multipart uploads ----------------------------------------------------------------------------------------------
+# https://docs.aws.amazon.com/AmazonS3/latest/userguide/checking-object-integrity.html
+# https://docs.aws.amazon.com/AmazonS3/latest/API/API_CreateMultipartUpload.html
+
+_begin_as_ministack_has_it = s3._create_multipart_upload
+_complete_as_ministack_has_it = s3._complete_multipart_upload
+_checksum_as_ministack_has_it = s3._composite_checksum
+_whole = threading.local()
+
+
+def _times(matrix, vector):
+    product = 0
+    for row in matrix:
+        if not vector:
+            break
+        if vector & 1:
+            product ^= row
+        vector >>= 1
+    return product
+
+
+def _after(crc, following, length):
+    """CRC64NVME of two pieces from the CRC64NVME of each and the second one's length, as zlib's crc32_combine does it."""
+    power = [s3._CRC64NVME_POLY] + [1 << bit for bit in range(63)]  # one bit of zeros
+    for _ in range(3):
+        power = [_times(power, row) for row in power]  # a byte of them
+    while length:
+        if length & 1:
+            crc = _times(power, crc)
+        power = [_times(power, row) for row in power]
+        length >>= 1
+    return crc ^ following
+
+
+def _checksum_of_the_whole(algorithm, parts):
+    return getattr(_whole, "checksum", None) or _checksum_as_ministack_has_it(algorithm, parts)
+
+
+def _begin_with_tags_and_lock(bucket, key, headers):
+    answer = _begin_as_ministack_has_it(bucket, key, headers)
+    begun = re.search(rb"<UploadId>([^<]+)<", answer[2])
+    if answer[0] == 200 and begun:
+        s3._multipart_uploads[begun[1].decode()]["headers"] = dict(headers)
+    return answer
+
+
+def _complete_with_the_whole(bucket, key, body, query, headers=None):
+    upload = s3._multipart_uploads.get(s3._qp(query, "uploadId"))
+    if not upload or "headers" not in upload:
+        return _complete_as_ministack_has_it(bucket, key, body, query, headers)
+    named = sorted(int(number) for number in re.findall(rb"<PartNumber>(\d+)<", body))
+    parts = [upload["parts"][number] for number in named if number in upload["parts"]]
+    if upload["checksum_algorithm"] == "CRC64NVME" and parts:
+        crc = 0
+        for part in parts:
+            of_part = int.from_bytes(base64.b64decode(part["checksums"]["CRC64NVME"]), "big")
+            crc = _after(crc, of_part, part["size"])
+        _whole.checksum = base64.b64encode(crc.to_bytes(8, "big")).decode()
+    try:
+        status, answered, text = _complete_as_ministack_has_it(bucket, key, body, query, headers)
+    finally:
+        _whole.checksum = None
+    if status != 200:
+        return status, answered, text
+    version = answered.get("x-amz-version-id")
+    versions = [one for one in s3._object_versions.get((bucket, key), []) if one["version_id"] == version]
+    for record in [s3._ensure_bucket(bucket)["objects"][key], *versions]:
+        if upload["checksum_algorithm"] == "CRC64NVME":
+            record["checksum_type"] = "FULL_OBJECT"
+    s3._apply_object_lock_from_headers(bucket, key, upload["headers"], version)
+    tags = dict(urllib.parse.parse_qsl(upload["headers"].get("x-amz-tagging", "")))
+    if tags:
+        s3._object_tags[(bucket, key, version)] = tags
+    return status, answered, text
+
+
+s3._composite_checksum = _checksum_of_the_whole
+s3._create_multipart_upload = _begin_with_tags_and_lock
+s3._complete_multipart_upload = _complete_with_the_whole
 
 if __name__ == "__main__":
     sys.argv = ["ministack"]

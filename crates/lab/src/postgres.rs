@@ -58,6 +58,8 @@ pub enum Role {
     Recovery,
     /// `replicator`: streams the log.
     Replicator,
+    /// `sparc_backup`: reads everything, streams base backups, writes nothing.
+    Backup,
 }
 
 impl Role {
@@ -67,13 +69,14 @@ impl Role {
             Self::Application => "sparc_app",
             Self::Recovery => "sparc_recovery",
             Self::Replicator => "replicator",
+            Self::Backup => "sparc_backup",
         }
     }
 }
 
 /// The passwords of one pair, made up for it. They are shown to nobody: not in argv, not in logs, not by `Debug`.
 #[derive(Clone)]
-pub struct Passwords([String; 3]);
+pub struct Passwords([String; 4]);
 
 impl Default for Passwords {
     fn default() -> Self {
@@ -82,7 +85,7 @@ impl Default for Passwords {
 }
 
 impl Passwords {
-    /// Makes three up.
+    /// Makes four up.
     pub fn new() -> Self {
         Self(std::array::from_fn(|_| rand::rng().sample_iter(Alphanumeric).take(32).map(char::from).collect()))
     }
@@ -96,7 +99,7 @@ impl Passwords {
     ///
     /// `synchronous_commit` is set aside: a synchronous primary would wait for a standby that has no password yet.
     fn statements(&self) -> String {
-        let roles = [Role::Application, Role::Recovery, Role::Replicator]
+        let roles = [Role::Application, Role::Recovery, Role::Replicator, Role::Backup]
             .map(|role| {
                 let verifier = verifier(self.of(role));
                 format!("alter role {} password '{verifier}';", role.name())

@@ -10,7 +10,7 @@ use aws_smithy_http_client::{
 };
 use aws_types::service_config::{LoadServiceConfig, ServiceConfigKey};
 use recovery::{
-    backup::BackupStorage,
+    backup::{BackupStorage, PartStore},
     database::Replica,
     holdings::Registry,
     names::{Distribution, Records},
@@ -44,6 +44,11 @@ const ATTEMPT: Duration = Duration::from_secs(5);
 const OPERATION: Duration = Duration::from_secs(10);
 /// The state machine tries again where an operator can see it; the SDK only bridges one lost packet.
 const ATTEMPTS: u32 = 2;
+
+/// The same for a part of a backup, which may be many megabytes on a slow way.
+const PART_ATTEMPTS: u32 = 5;
+const PART_ATTEMPT: Duration = Duration::from_secs(60);
+const PART_OPERATION: Duration = Duration::from_secs(180);
 
 /// The AWS account as the plan lays it out.
 ///
@@ -113,6 +118,11 @@ impl Aws {
     /// Any bucket of the tertiary region.
     pub fn bucket(&self, name: &str) -> Bucket {
         Bucket::new(self.s3.clone(), name)
+    }
+
+    /// Where backups are written: large parts, which take their time, and are worth trying again.
+    pub fn backup_parts(&self) -> Arc<dyn PartStore> {
+        Arc::new(Bucket::new(patient_s3(&self.config), &self.plan.buckets.backups))
     }
 
     /// The evidence bucket: fence and lease, positions, notices, approvals, reports.
@@ -261,6 +271,24 @@ fn s3(config: &SdkConfig) -> aws_sdk_s3::Client {
 
 fn s3_settings(config: &SdkConfig) -> aws_sdk_s3::config::Builder {
     aws_sdk_s3::config::Builder::from(config).force_path_style(is_s3_overridden(config))
+}
+
+/// A client for parts of backups. The SDK tries again what was lost or throttled; each part is idempotent.
+fn patient_s3(config: &SdkConfig) -> aws_sdk_s3::Client {
+    let retry = RetryConfig::standard()
+        .with_max_attempts(PART_ATTEMPTS)
+        .with_initial_backoff(Duration::from_millis(200))
+        .with_max_backoff(Duration::from_secs(10));
+    let timeouts = TimeoutConfig::builder()
+        .connect_timeout(CONNECT)
+        .operation_attempt_timeout(PART_ATTEMPT)
+        .operation_timeout(PART_OPERATION)
+        .build();
+    let settings = aws_sdk_s3::config::Builder::from(config)
+        .force_path_style(is_s3_overridden(config))
+        .retry_config(retry)
+        .timeout_config(timeouts);
+    aws_sdk_s3::Client::from_conf(settings.build())
 }
 
 /// Emulators answer under one host name, so the bucket cannot be part of it.

@@ -14,6 +14,7 @@ pub mod rds;
 pub mod route53;
 pub mod s3;
 mod s3_backups;
+mod s3_parts;
 pub mod secrets_manager;
 pub mod sns;
 pub mod step_functions;

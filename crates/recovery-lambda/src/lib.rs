@@ -13,6 +13,7 @@ use std::{
     fs::File,
     future::Future,
     path::{Path, PathBuf},
+    process::ExitCode,
     sync::{Arc, Mutex},
 };
 
@@ -119,6 +120,36 @@ where
         answer(name, Arc::clone(wiring), handle, event.payload).await.map_err(diagnostic)
     }))
     .await
+}
+
+/// Answers one request and ends: what a function does where no Lambda calls it, such as in a Job of a cluster. The answer is
+/// one JSON line on standard output, behind the log; the status is 0 if the function succeeded.
+pub async fn once<W, P, PF, H, HF, Q, T, E>(name: &'static str, request: Value, prepare: P, handle: H) -> ExitCode
+where
+    P: FnOnce(Settings) -> PF,
+    PF: Future<Output = Result<W, Failure>>,
+    H: Fn(Arc<W>, Q) -> HF,
+    HF: Future<Output = Result<T, E>> + Send + 'static,
+    W: Send + Sync + 'static,
+    Q: DeserializeOwned,
+    T: Serialize + Send + 'static,
+    E: Classified + Send + 'static,
+{
+    log_json();
+    let answered = async {
+        let wiring = Arc::new(prepare(Settings::from_environment()?).await?);
+        answer(name, wiring, handle, request).await
+    };
+    match answered.await {
+        Ok(result) => {
+            println!("{result}");
+            ExitCode::SUCCESS
+        }
+        Err(failure) => {
+            println!("{}", serde_json::json!(failure));
+            ExitCode::FAILURE
+        }
+    }
 }
 
 /// Answers one request: what [`serve`] does with each.

@@ -94,30 +94,32 @@ impl Door {
     }
 
     pub(crate) fn classify(&self, doing: &'static str, error: tokio_postgres::Error) -> DatabaseError {
-        let server = self.server.clone();
-        let Some(code) = error.code().cloned() else {
-            // No SQLSTATE: the socket, TLS, or the protocol under them.
-            return DatabaseError::Unreachable { server, source: innermost(error) };
-        };
-        let denied = [
-            SqlState::INVALID_PASSWORD,
-            SqlState::INVALID_AUTHORIZATION_SPECIFICATION,
-            SqlState::INSUFFICIENT_PRIVILEGE,
-        ];
-        let away = [
-            SqlState::ADMIN_SHUTDOWN,
-            SqlState::CRASH_SHUTDOWN,
-            SqlState::CANNOT_CONNECT_NOW,
-            SqlState::TOO_MANY_CONNECTIONS,
-            SqlState::CONNECTION_FAILURE,
-        ];
-        if denied.contains(&code) {
-            DatabaseError::Denied { server, source: innermost(error) }
-        } else if away.contains(&code) {
-            DatabaseError::Unreachable { server, source: innermost(error) }
-        } else {
-            DatabaseError::Failed { server, doing, source: innermost(error) }
-        }
+        classify(&self.server, doing, error)
+    }
+}
+
+/// What an error of PostgreSQL means to whoever asked `server`.
+pub(crate) fn classify(server: &str, doing: &'static str, error: tokio_postgres::Error) -> DatabaseError {
+    let server = server.to_owned();
+    let Some(code) = error.code().cloned() else {
+        // No SQLSTATE: the socket, TLS, or the protocol under them.
+        return DatabaseError::Unreachable { server, source: innermost(error) };
+    };
+    let denied =
+        [SqlState::INVALID_PASSWORD, SqlState::INVALID_AUTHORIZATION_SPECIFICATION, SqlState::INSUFFICIENT_PRIVILEGE];
+    let away = [
+        SqlState::ADMIN_SHUTDOWN,
+        SqlState::CRASH_SHUTDOWN,
+        SqlState::CANNOT_CONNECT_NOW,
+        SqlState::TOO_MANY_CONNECTIONS,
+        SqlState::CONNECTION_FAILURE,
+    ];
+    if denied.contains(&code) {
+        DatabaseError::Denied { server, source: innermost(error) }
+    } else if away.contains(&code) {
+        DatabaseError::Unreachable { server, source: innermost(error) }
+    } else {
+        DatabaseError::Failed { server, doing, source: innermost(error) }
     }
 }
 

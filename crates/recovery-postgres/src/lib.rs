@@ -3,10 +3,12 @@
 //! [`Server`] is one server with two doors: the role that fences and promotes, and the role that services write with. What
 //! it needs in the probe database is in `schema.sql`.
 
+mod backup;
 mod connection;
 mod server;
 mod tls;
 
+pub use backup::{BackupSource, Logical, Physical, Programs, ProgramsError};
 pub use server::{SelfManaged, Server};
 pub use tls::{TlsError, trust};
 

@@ -3,19 +3,21 @@
 //! Nothing is connected here: an adapter connects when it is asked something, so a place that is lost costs whoever asks
 //! it, and nobody else.
 
-use std::{sync::Arc, time::SystemTime};
+use std::{collections::BTreeMap, sync::Arc, time::SystemTime};
 
 use async_trait::async_trait;
 use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider};
 use recovery::{
+    backup::Kind,
     database::Replica,
     fault::{Failure, chain},
     plan::{Driver, Region},
 };
 use recovery_aws::{Aws, eks_token};
+use recovery_datapath::Taker;
 use recovery_kubernetes::{Cluster, Connection, Limits, OnConflict, Token, TokenProvider};
 use recovery_lambda::{Settings, misconfigured};
-use recovery_postgres::{SelfManaged, Server};
+use recovery_postgres::{BackupSource, Logical, Physical, SelfManaged, Server};
 
 /// The database cluster of the plan.
 pub struct Databases {
@@ -44,6 +46,25 @@ pub fn databases(settings: &Settings, aws: &Aws) -> Result<Databases, Failure> {
         (Driver::SelfManaged, _) | (_, None) => Arc::new(SelfManaged(Arc::clone(&standby))),
     };
     Ok(Databases { primary, standby, replica })
+}
+
+/// How each kind of backup is taken.
+pub type Takers = BTreeMap<Kind, Box<dyn Taker>>;
+
+/// Everything that can be taken on the plan's platform.
+///
+/// # Errors
+/// The authorities' file cannot be used.
+pub fn takers(settings: &Settings, aws: &Aws) -> Result<Takers, Failure> {
+    let plan = &settings.plan;
+    let tls = recovery_postgres::trust(settings.file(&plan.postgresql.ca_file)?.as_bytes())
+        .map_err(|error| misconfigured(&format!("`{}`: {}", plan.postgresql.ca_file, chain(&error))))?;
+    let authorities = settings.folder.join(&plan.postgresql.ca_file);
+    let source = BackupSource::of_plan(plan, authorities, &tls, &aws.secrets());
+    let mut takers = Takers::new();
+    takers.insert(Kind::Logical, Box::new(Logical::new(source.clone())));
+    takers.insert(Kind::Physical, Box::new(Physical::new(source)));
+    Ok(takers)
 }
 
 /// One of the two clusters of the plan.

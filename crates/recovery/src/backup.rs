@@ -6,6 +6,7 @@
 //! beside the receipt and never overwritten; only a proof makes a [`VerifiedBackup`], and restore takes nothing else.
 
 mod manifest;
+mod parts;
 mod policy;
 mod proof;
 mod request;
@@ -16,10 +17,13 @@ use std::{fmt, str::FromStr};
 use jiff::{Timestamp, tz::TimeZone};
 use serde::{Deserialize, Serialize};
 
+use crate::plan::Plan;
+
 pub use manifest::{
     Artifact, BackupManifest, Content, DatabaseFacts, DumpFormat, Encoding, MANIFEST_VERSION, ManifestProblem, Phase,
     Protection, Receipt, Sha256Hex, SnapshotCopy, Source, TableFacts, Tool,
 };
+pub use parts::{Keeping, PartStore, Written};
 pub use policy::{Backups, DatabaseBackup, JobSettings, Lock, Policy, Taken};
 pub use proof::{Counts, Finding, Proof, Reason, Rung, Unproven, VerifiedBackup};
 pub use request::{BackupTriggerRequest, ChecksumVerifyRequest, Due, DueBackup, Outcome, Place};
@@ -59,6 +63,19 @@ impl Kind {
         Kind::Registry,
         Kind::Closure,
     ];
+
+    /// What a backup of this kind is of, on a platform. An Aurora cluster is named by an ARN; its last part is enough.
+    pub fn subject(self, plan: &Plan) -> &str {
+        match self {
+            Kind::Snapshot | Kind::Logical | Kind::Physical | Kind::Wal => {
+                let instance = &plan.postgresql.primary.instance;
+                instance.rsplit_once(':').map_or(instance.as_str(), |(_, name)| name)
+            }
+            Kind::Cluster => &plan.kubernetes.primary.name,
+            Kind::Objects => &plan.buckets.videos,
+            Kind::Registry | Kind::Closure => &plan.platform,
+        }
+    }
 
     /// The word in keys, plans and messages.
     pub const fn word(self) -> &'static str {

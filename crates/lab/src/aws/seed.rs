@@ -27,6 +27,7 @@ const REPLICATION: &str = "videos-to-the-secondary-region";
 const SWITCH_KEY: &str = "switch/us-east-1-is-out";
 const RECOVERY_SECRET: &str = "sparc/postgresql/recovery";
 const APPLICATION_SECRET: &str = "sparc/postgresql/application";
+const BACKUP_SECRET: &str = "sparc/postgresql/backup";
 const NODE_GROUP: &str = "workers";
 pub(crate) const INSTANCE: &str = "sparc-prod";
 pub(crate) const REPLICA: &str = "sparc-prod-replica-us-west-2";
@@ -160,7 +161,10 @@ impl Aws {
                 "<CreateBucketConfiguration><LocationConstraint>{region}</LocationConstraint></CreateBucketConfiguration>"
             )
         };
-        let made = self.call("s3", region, Method::PUT, &format!("/{bucket}"), &[], place).await?;
+        // Backups are kept under Object Lock, which a bucket has from its beginning.
+        let lock = [("x-amz-bucket-object-lock-enabled", "true")];
+        let headers = if bucket == BUCKETS[2].0 { &lock[..] } else { &[] };
+        let made = self.call("s3", region, Method::PUT, &format!("/{bucket}"), headers, place).await?;
         if made.status == StatusCode::CONFLICT && made.body.contains("BucketAlreadyOwnedByYou") {
             return Ok(());
         }
@@ -270,7 +274,9 @@ impl Aws {
     }
 
     async fn secrets(&self, passwords: Option<&Passwords>) -> Result<()> {
-        for (name, role) in [(RECOVERY_SECRET, Role::Recovery), (APPLICATION_SECRET, Role::Application)] {
+        let secrets =
+            [(RECOVERY_SECRET, Role::Recovery), (APPLICATION_SECRET, Role::Application), (BACKUP_SECRET, Role::Backup)];
+        for (name, role) in secrets {
             let password = passwords.map_or("made-up", |passwords| passwords.of(role));
             let value = json!({ "username": role.name(), "password": password }).to_string();
             // The API wants a token, which SDKs fill in: a retry with the same one makes no second version.

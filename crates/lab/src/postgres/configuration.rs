@@ -40,7 +40,8 @@ pub(super) fn write(server: &Server<'_>) -> Result<()> {
         "# The socket's folder is closed to everybody but the server's user.\n\
          local all all trust\n\
          hostssl all all 127.0.0.1/32 scram-sha-256\n\
-         hostssl replication replicator 127.0.0.1/32 scram-sha-256\n",
+         hostssl replication replicator 127.0.0.1/32 scram-sha-256\n\
+         hostssl replication sparc_backup 127.0.0.1/32 scram-sha-256\n",
     )?;
 
     let mut conf = String::new();

@@ -240,7 +240,8 @@ impl Server {
         self.admin_of(PROBE_DATABASE).await
     }
 
-    pub(super) async fn admin_of(&self, database: &str) -> Result<Client> {
+    /// As [`Server::admin`], in another database.
+    pub async fn admin_of(&self, database: &str) -> Result<Client> {
         let (client, connection) = Config::new()
             .host_path(&self.sockets)
             .port(self.port)

@@ -112,7 +112,7 @@ fn build(tools: &Tools, made: &Path) -> Result<()> {
                     .enable_all()
                     .build()
                     .map_err(Error::system("start a runtime"))?
-                    .block_on(fill(&server))
+                    .block_on(fill(&server, tools.major()))
             })
             .join()
             .unwrap_or_else(|_| Err(Error::State("filling the template panicked".into())))
@@ -120,16 +120,20 @@ fn build(tools: &Tools, made: &Path) -> Result<()> {
     copy(&data, made)
 }
 
-async fn fill(server: &Server) -> Result<()> {
+async fn fill(server: &Server, major: u32) -> Result<()> {
     server.start_in("postgres").await?;
     let roles = format!(
         // The recovery's role needs ALTER SYSTEM, pg_promote, pg_terminate_backend and the control file's functions. It
         // could have each by a grant since PostgreSQL 15; in the lab, which also drives 13, it is a superuser.
         "create role {app} login; create role {recovery} login superuser; create role {replicator} login replication;
+         create role {backup} login replication{reader};
          select pg_create_physical_replication_slot('{SLOT}', true);",
         app = Role::Application.name(),
         recovery = Role::Recovery.name(),
         replicator = Role::Replicator.name(),
+        backup = Role::Backup.name(),
+        // `pg_read_all_data` came with 14; before it only a superuser reads everything without a grant for each table.
+        reader = if major >= 14 { " in role pg_read_all_data" } else { " superuser" },
     );
     let client = server.admin_of("postgres").await?;
     client.batch_execute(&roles).await.map_err(server.refused("make the roles"))?;

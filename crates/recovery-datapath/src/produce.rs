@@ -1,0 +1,175 @@
+//! What writes the plain bytes: a program, or memory.
+
+use std::{
+    fs::File,
+    io::{self, Cursor, Read},
+    process::Stdio,
+};
+
+use nix::fcntl::{FcntlArg, fcntl};
+use recovery::fault::{Classified, Fault};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt},
+    process::Command,
+    task::JoinHandle,
+};
+
+/// Capacity asked of the pipe from a program: with the usual 64 KiB both sides wake each other all the time.
+const PIPE_BYTES: i32 = 1024 * 1024;
+
+/// How much of what a program says on standard error is kept: its end.
+const SAID_BYTES: usize = 4096;
+
+/// Plain bytes, and the word of whoever writes them on whether they are all.
+pub struct Produced {
+    pub(crate) what: String,
+    pub(crate) bytes: Box<dyn Read + Send>,
+    pub(crate) outcome: Outcome,
+}
+
+/// Ends with the writer's own verdict; the writer ends when this is dropped.
+pub(crate) struct Outcome(JoinHandle<Result<(), ProducerError>>);
+
+impl Drop for Outcome {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl Outcome {
+    pub(crate) async fn verdict(&mut self) -> Result<(), ProducerError> {
+        (&mut self.0).await.unwrap_or_else(|ended| Err(ProducerError::Other(Box::new(ended))))
+    }
+}
+
+/// The writer of the plain bytes did not succeed.
+#[derive(Debug, thiserror::Error)]
+pub enum ProducerError {
+    /// It ended with another status than 0.
+    #[error("{status}{}{said}", if said.is_empty() { "" } else { ": " })]
+    Status {
+        /// As the system says it.
+        status: String,
+        /// The end of what it said, in one line.
+        said: String,
+    },
+    /// It cannot be started.
+    #[error("`{program}` cannot be started")]
+    Start {
+        /// The program.
+        program: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// What it writes cannot be read.
+    #[error("its output cannot be read")]
+    Read(#[source] io::Error),
+    /// Something else than a program failed.
+    #[error(transparent)]
+    Other(Box<dyn std::error::Error + Send + Sync>),
+}
+
+impl Classified for ProducerError {
+    fn fault(&self) -> Fault {
+        match self {
+            ProducerError::Status { said, .. } if is_refusal(said) => Fault::Refused,
+            ProducerError::Status { .. } | ProducerError::Read(_) | ProducerError::Other(_) => Fault::Transient,
+            ProducerError::Start { .. } => Fault::Permanent,
+        }
+    }
+
+    fn remedy(&self) -> String {
+        match self {
+            ProducerError::Status { said, .. } if is_refusal(said) => {
+                "give the backup role what the message names, or correct its secret".to_owned()
+            }
+            ProducerError::Status { .. } | ProducerError::Read(_) | ProducerError::Other(_) => {
+                "look at the server's log; the next attempt begins anew".to_owned()
+            }
+            ProducerError::Start { .. } => {
+                "add the layer with PostgreSQL's programs to the function, or install postgresql-client".to_owned()
+            }
+        }
+    }
+}
+
+/// What another attempt will not change. PostgreSQL's programs run with `LC_ALL=C`.
+fn is_refusal(said: &str) -> bool {
+    [
+        "permission denied",
+        "authentication failed",
+        "must be superuser",
+        "no pg_hba.conf entry",
+        "server version mismatch",
+    ]
+    .iter()
+    .any(|words| said.contains(words))
+}
+
+impl Produced {
+    /// Starts a program and takes its standard output. It succeeds if it ends with status 0.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn by_program(what: &str, mut command: Command) -> Result<Produced, ProducerError> {
+        let program = command.as_std().get_program().to_string_lossy().into_owned();
+        let start = |source| ProducerError::Start { program: program.clone(), source };
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+        let mut child = command.spawn().map_err(start)?;
+        let (Some(stdout), Some(stderr)) = (child.stdout.take(), child.stderr.take()) else {
+            return Err(start(io::Error::other("it has no output")));
+        };
+        let stdout = File::from(stdout.into_owned_fd().map_err(start)?);
+        // More than an ordinary user may ask for is refused; then it is the usual size.
+        let _ = fcntl(&stdout, FcntlArg::F_SETPIPE_SZ(PIPE_BYTES));
+        let outcome = tokio::spawn(async move {
+            let said = last_words(stderr).await;
+            let status = child.wait().await.map_err(ProducerError::Read)?;
+            if status.success() { Ok(()) } else { Err(ProducerError::Status { status: status.to_string(), said }) }
+        });
+        Ok(Produced { what: what.to_owned(), bytes: Box::new(stdout), outcome: Outcome(outcome) })
+    }
+
+    /// Bytes that are there already.
+    pub fn by_memory(what: &str, bytes: impl Into<Vec<u8>>) -> Produced {
+        let outcome = Outcome(tokio::spawn(async { Ok(()) }));
+        Produced { what: what.to_owned(), bytes: Box::new(Cursor::new(bytes.into())), outcome }
+    }
+
+    /// Bytes that a task writes into a pipe of bounded capacity; what the task returns decides.
+    pub fn by_task<F, Fut>(what: &str, task: F) -> Produced
+    where
+        F: FnOnce(tokio::io::DuplexStream) -> Fut,
+        Fut: Future<Output = Result<(), Box<dyn std::error::Error + Send + Sync>>> + Send + 'static,
+    {
+        let (ours, theirs) = tokio::io::duplex(256 * 1024);
+        let writing = task(theirs);
+        let outcome = Outcome(tokio::spawn(async move { writing.await.map_err(ProducerError::Other) }));
+        let bytes = Bridge { handle: tokio::runtime::Handle::current(), stream: ours };
+        Produced { what: what.to_owned(), bytes: Box::new(bytes), outcome }
+    }
+}
+
+/// Reads an asynchronous stream on the encoder's own thread.
+struct Bridge {
+    handle: tokio::runtime::Handle,
+    stream: tokio::io::DuplexStream,
+}
+
+impl Read for Bridge {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.handle.block_on(self.stream.read(buffer))
+    }
+}
+
+async fn last_words(mut stderr: impl AsyncRead + Unpin) -> String {
+    let mut kept = Vec::new();
+    let mut piece = [0; 1024];
+    while let Ok(length @ 1..) = stderr.read(&mut piece).await {
+        kept.extend_from_slice(&piece[..length]);
+        kept.drain(..kept.len().saturating_sub(SAID_BYTES));
+    }
+    let text = String::from_utf8_lossy(&kept);
+    text.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ")
+}

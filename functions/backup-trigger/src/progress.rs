@@ -1,0 +1,107 @@
+//! The note in the evidence bucket of an attempt that is under way.
+
+use jiff::Timestamp;
+use recovery::{
+    backup::{BackupId, BackupManifest},
+    store::{ObjectStore, Precondition, StoreError, get_json, put_json},
+};
+use serde::{Deserialize, Serialize};
+
+use crate::Error;
+
+/// Without a sign of life for so long, an attempt is taken for dead. Signs come three times as often.
+pub(crate) const SILENCE_SECONDS: i64 = 90;
+
+/// What is known of a backup while it is being taken.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Progress {
+    pub(crate) backup: BackupId,
+    /// The run whose attempt it is.
+    pub(crate) by: String,
+    /// How many attempts there were.
+    pub(crate) attempt: u32,
+    /// When the first one began.
+    pub(crate) began_at: Timestamp,
+    /// The last sign of life.
+    pub(crate) seen_at: Timestamp,
+    /// Everything is stored, and this is to be published: attempts after it change nothing any more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) manifest: Option<BackupManifest>,
+}
+
+/// The note, held by this attempt: whoever writes it in between is noticed by the next write.
+pub(crate) struct Held<'a> {
+    evidence: &'a dyn ObjectStore,
+    pub(crate) progress: Progress,
+    etag: String,
+}
+
+impl<'a> Held<'a> {
+    /// Takes the note over, unless another attempt is alive.
+    pub(crate) async fn take(
+        evidence: &'a dyn ObjectStore,
+        backup: &BackupId,
+        run: &str,
+        now: Timestamp,
+    ) -> Result<Held<'a>, Error> {
+        let key = backup.progress_key();
+        let (before, precondition) = match get_json::<Progress>(evidence, &key).await? {
+            Some((progress, etag)) => (Some(progress), Precondition::Unchanged(etag)),
+            None => (None, Precondition::Absent),
+        };
+        let progress = match before {
+            Some(before) => {
+                let seconds = now.as_second() - before.seen_at.as_second();
+                // An attempt that only has to publish can be helped by any other.
+                if seconds < SILENCE_SECONDS && before.manifest.is_none() {
+                    return Err(Error::Taken { backup: backup.clone(), by: before.by, seconds });
+                }
+                Progress { by: run.to_owned(), attempt: before.attempt + 1, seen_at: now, ..before }
+            }
+            None => Progress {
+                backup: backup.clone(),
+                by: run.to_owned(),
+                attempt: 1,
+                began_at: now,
+                seen_at: now,
+                manifest: None,
+            },
+        };
+        let mut held = Held { evidence, progress, etag: String::new() };
+        held.write(precondition).await?;
+        Ok(held)
+    }
+
+    /// A sign of life, or the manifest to be published.
+    pub(crate) async fn renew(&mut self, now: Timestamp, manifest: Option<BackupManifest>) -> Result<(), Error> {
+        self.progress.seen_at = now;
+        self.progress.manifest = manifest;
+        self.write(Precondition::Unchanged(self.etag.clone())).await
+    }
+
+    /// The attempt has ended without a backup: the next one need not wait for its silence.
+    pub(crate) async fn let_go(&mut self) {
+        let silent = Timestamp::from_second(self.progress.seen_at.as_second() - SILENCE_SECONDS);
+        let released = self.renew(silent.unwrap_or(self.progress.seen_at), None).await;
+        if let Err(error) = released {
+            tracing::warn!("the next attempt waits {SILENCE_SECONDS} s: {}", recovery::fault::chain(&error));
+        }
+    }
+
+    async fn write(&mut self, precondition: Precondition) -> Result<(), Error> {
+        let key = self.progress.backup.progress_key();
+        match put_json(self.evidence, &key, &self.progress, precondition).await {
+            Ok(()) | Err(StoreError::PreconditionFailed { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+        // Refused may mean that our own write arrived and its answer did not: what is there decides.
+        match get_json::<Progress>(self.evidence, &key).await? {
+            Some((there, etag)) if there == self.progress => {
+                self.etag = etag;
+                Ok(())
+            }
+            _ => Err(Error::TakenOver { backup: self.progress.backup.clone() }),
+        }
+    }
+}

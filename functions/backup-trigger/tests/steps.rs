@@ -1,0 +1,351 @@
+//! Backups of real servers into an emulated bucket: what is in them, and what is not published.
+
+#![allow(clippy::unwrap_used)]
+
+use std::{path::Path, process::Stdio, sync::Arc, time::Duration};
+
+use backup_trigger::{Error, Outcome, Request, Response, World, backup_trigger};
+use jiff::Timestamp;
+use lab::{
+    aws::{Aws as EmulatedAws, Seed},
+    faults::{Desk, HttpProxy, Script, Selector, Times, Upstream},
+    postgres::{Options, Pair, Passwords, Server},
+};
+use recovery::{
+    backup::{Artifact, BackupId, BackupManifest, Content, Encoding, Kind, Place, Policy, Receipt, Source, Taken},
+    fault::{Classified, Fault, chain},
+    plan::{Driver, Plan},
+    store::get_json,
+};
+use recovery_aws::Aws;
+use recovery_datapath::sha256;
+use recovery_lambda::Settings;
+use recovery_sites::Takers;
+use tempfile::TempDir;
+use tokio::process::Command;
+
+const BUCKET: &str = "sparc-backups-prod";
+
+struct Platform {
+    pair: Pair,
+    emulated: EmulatedAws,
+    desk: Desk,
+    plan: Arc<Plan>,
+    aws: Aws,
+    takers: Takers,
+    _proxy: HttpProxy,
+}
+
+async fn platform(read_from: Taken) -> Platform {
+    let passwords = Passwords::new();
+    let options = Options { passwords: Some(passwords.clone()), ..Options::default() };
+    let pair = Pair::start(options).await.unwrap();
+    let emulated = EmulatedAws::start().await.unwrap();
+    emulated.seed(&Seed { passwords: Some(passwords), ..Seed::default() }).await.unwrap();
+    let desk = Desk::default();
+    let proxy = HttpProxy::start(Upstream::plain(emulated.control_url()), desk.clone()).await.unwrap();
+    emulated.route("S3", proxy.url());
+
+    let mut plan = Plan::parse("plans/sparc.toml", include_str!("../../../plans/sparc.toml")).unwrap();
+    plan.postgresql.driver = Driver::SelfManaged;
+    plan.postgresql.ca_file = pair.primary.data().join("authority.crt").display().to_string();
+    for (server, real) in [(&mut plan.postgresql.primary, &pair.primary), (&mut plan.postgresql.standby, &pair.standby)]
+    {
+        server.host = real.host().to_owned();
+        server.port = real.port();
+    }
+    plan.backups.read_from = read_from;
+    let logical = plan.backups.policy(Kind::Logical).unwrap().clone();
+    plan.backups.policies = vec![logical.clone(), Policy { kind: Kind::Physical, ..logical }];
+    let plan = Arc::new(plan);
+    let aws = Aws::from_environment(&plan, emulated.env()).await;
+    let settings = Settings { plan: Arc::clone(&plan), folder: "/".into() };
+    let takers = recovery_sites::takers(&settings, &aws).unwrap();
+    Platform { pair, emulated, desk, plan, aws, takers, _proxy: proxy }
+}
+
+fn id(kind: Kind) -> BackupId {
+    BackupId::new(kind, "sparc-prod", "2026-11-26T02:00:00Z".parse().unwrap()).unwrap()
+}
+
+impl Platform {
+    async fn ask(&self, request: &Request) -> Result<Response, Error> {
+        let backups = self.aws.bucket(BUCKET);
+        let evidence = self.aws.evidence();
+        let world = World {
+            takers: &self.takers,
+            parts: self.aws.backup_parts(),
+            backups: &backups,
+            evidence: &*evidence,
+            now: Timestamp::now,
+            within: Duration::from_secs(300),
+        };
+        backup_trigger(request, &self.plan, &world).await
+    }
+
+    async fn take(&self, backup: &BackupId, run: &str) -> Result<Outcome, Error> {
+        match self.ask(&Request::Take { run: run.to_owned(), backup: backup.clone() }).await? {
+            Response::Outcome(outcome) => Ok(outcome),
+            Response::Due(_) => unreachable!("take answers an outcome"),
+        }
+    }
+
+    async fn object(&self, key: &str) -> Option<Vec<u8>> {
+        let url = format!("{}/{BUCKET}/{key}", self.emulated.control_url());
+        let curl = Command::new("curl").args(["--silent", "--fail", &url]).output().await.unwrap();
+        curl.status.success().then_some(curl.stdout)
+    }
+
+    /// The manifest as it was published, held to its receipt and its artifacts held to it; and their plain bytes.
+    async fn published(&self, backup: &BackupId) -> (BackupManifest, Vec<(Artifact, Vec<u8>)>) {
+        let bytes = self.object(&backup.manifest_key()).await.expect("there is a manifest");
+        let manifest = BackupManifest::read(&bytes, backup).unwrap();
+        let receipt = get_json::<Receipt>(&*self.aws.evidence(), &backup.receipt_key()).await.unwrap().unwrap().0;
+        assert_eq!(receipt.manifest_sha256, sha256(&bytes));
+        assert!(receipt.manifest_version_id.is_some());
+        let mut artifacts = Vec::new();
+        for artifact in manifest.artifacts.clone() {
+            let stored = self.object(&artifact.key).await.unwrap();
+            assert_eq!((stored.len() as u64, sha256(&stored)), (artifact.stored_bytes, artifact.stored_sha256.clone()));
+            assert_eq!(artifact.encoding, Encoding::Zstd);
+            assert!(artifact.version_id.is_some());
+            let plain = zstd::stream::decode_all(&*stored).unwrap();
+            assert_eq!((plain.len() as u64, sha256(&plain)), (artifact.plain_bytes, artifact.plain_sha256.clone()));
+            artifacts.push((artifact, plain));
+        }
+        (manifest, artifacts)
+    }
+
+    async fn assert_nothing_is_published(&self, backup: &BackupId) {
+        assert_eq!(self.object(&backup.manifest_key()).await, None);
+        assert!(get_json::<Receipt>(&*self.aws.evidence(), &backup.receipt_key()).await.unwrap().is_none());
+        let uploads = format!("{}/{BUCKET}?uploads", self.emulated.control_url());
+        let uploads = Command::new("curl").args(["--silent", "--fail", &uploads]).output().await.unwrap();
+        let uploads = String::from_utf8(uploads.stdout).unwrap();
+        assert!(uploads.contains("ListMultipartUploadsResult") && !uploads.contains("<UploadId>"), "{uploads}");
+    }
+
+    fn program(&self, name: &str) -> Command {
+        Command::new(self.pair.tools().program(name))
+    }
+}
+
+async fn fed(mut command: Command, input: &[u8]) -> (bool, String) {
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let (mut stdin, input) = (child.stdin.take().unwrap(), input.to_vec());
+    let feeding = tokio::spawn(async move {
+        let _ = tokio::io::AsyncWriteExt::write_all(&mut stdin, &input).await;
+    });
+    let output = child.wait_with_output().await.unwrap();
+    feeding.await.unwrap();
+    let said = [output.stdout, output.stderr].concat();
+    (output.status.success(), String::from_utf8_lossy(&said).into_owned())
+}
+
+async fn number(server: &Server, database: &str, query: &str) -> i64 {
+    server.admin_of(database).await.unwrap().query_one(query, &[]).await.unwrap().get(0)
+}
+
+async fn prepare(pair: &Pair) {
+    let client = pair.primary.admin_of("sparc_prod").await.unwrap();
+    client
+        .batch_execute(
+            "create table public.incident (id int primary key, opened_at timestamptz, note text);
+             insert into public.incident select n, timestamptz '2026-11-25 10:00Z' + n * interval '1 s', repeat('x', 50)
+               from generate_series(1, 5000) n;
+             create unlogged table public.scratch as select generate_series(1, 10) n;
+             create table \"Odd \"\"name\" (n int)",
+        )
+        .await
+        .unwrap();
+    pair.caught_up().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_logical_backup_holds_every_database_as_of_its_own_snapshot_and_can_be_restored() {
+    let mut platform = platform(Taken::Primary).await;
+    prepare(&platform.pair).await;
+    let mut plan = (*platform.plan).clone();
+    plan.backups.databases[0].newest_by.insert("public.incident".to_owned(), "opened_at".to_owned());
+    plan.backups.databases[0].exclude_data_of.push("public.scratch".to_owned());
+    platform.plan = Arc::new(plan);
+    let settings = Settings { plan: Arc::clone(&platform.plan), folder: "/".into() };
+    platform.takers = recovery_sites::takers(&settings, &platform.aws).unwrap();
+
+    let backup = id(Kind::Logical);
+    let outcome = platform.take(&backup, "nightly").await.unwrap();
+    // Rows that come later are in neither.
+    let late = "insert into public.incident values (0, now(), 'late')";
+    platform.pair.primary.admin_of("sparc_prod").await.unwrap().batch_execute(late).await.unwrap();
+
+    let (manifest, artifacts) = platform.published(&backup).await;
+    assert_eq!((outcome.artifacts, outcome.already), (5, false));
+    assert_eq!((outcome.plain_bytes, outcome.stored_bytes), (manifest.plain_bytes(), manifest.stored_bytes()));
+    let Source::PostgreSql { databases, system_identifier, timeline, from_lsn, to_lsn, in_recovery, .. } =
+        &manifest.source
+    else {
+        panic!("{:?}", manifest.source)
+    };
+    assert_eq!((*in_recovery, *timeline, system_identifier.is_some()), (false, Some(1), true));
+    assert!(from_lsn <= to_lsn && from_lsn.is_some());
+    let names: Vec<&str> = databases.iter().map(|database| database.name.as_str()).collect();
+    assert_eq!(names, ["sparc_prod", "sparc_auth", "sparc_video", "sparc_analytics"]);
+    let prod = &databases[0];
+    let table = |name: &str| prod.tables.iter().find(|table| table.name == name).unwrap();
+    assert_eq!(table("public.incident").rows, 5000);
+    assert_eq!(table("public.incident").newest, Some("2026-11-25T11:23:20Z".parse().unwrap()));
+    assert_eq!(table("public.Odd \"name").rows, 0);
+    assert_eq!(prod.excluded, ["public.scratch"]);
+
+    for (artifact, plain) in &artifacts {
+        match &artifact.content {
+            Content::Globals => {
+                let text = String::from_utf8(plain.clone()).unwrap();
+                for role in ["sparc_app", "sparc_recovery", "replicator", "sparc_backup"] {
+                    assert!(text.contains(&format!("CREATE ROLE {role};")), "{role}");
+                }
+            }
+            Content::Dump { database, .. } => {
+                let mut list = platform.program("pg_restore");
+                list.args(["--list"]);
+                let (good, said) = fed(list, plain).await;
+                assert!(good && said.contains(&format!("dbname: {database}")), "{said}");
+            }
+            other => panic!("{other}"),
+        }
+    }
+    // Into a database of another name, and counted there.
+    let (_, dump) = &artifacts[1];
+    platform.pair.primary.execute("create database again").await.unwrap();
+    let mut restore = platform.program("pg_restore");
+    let socket = platform.pair.folder().path().join("s");
+    restore.args(["--exit-on-error", "--username=postgres", "--dbname=again", "--host"]).arg(socket);
+    restore.env("PGPORT", platform.pair.primary.port().to_string());
+    let (good, said) = fed(restore, dump).await;
+    assert!(good, "{said}");
+    let rows = number(&platform.pair.primary, "again", "select count(*) from public.incident").await;
+    assert_eq!(u64::try_from(rows).unwrap(), table("public.incident").rows);
+
+    let again = platform.take(&backup, "nightly").await.unwrap();
+    assert_eq!(again, Outcome { already: true, ..outcome });
+}
+
+#[tokio::test]
+async fn a_standby_is_read_without_what_only_its_primary_has() {
+    let platform = platform(Taken::Standby).await;
+    prepare(&platform.pair).await;
+    let backup = id(Kind::Logical);
+    platform.take(&backup, "nightly").await.unwrap();
+    let (manifest, artifacts) = platform.published(&backup).await;
+    let Source::PostgreSql { databases, in_recovery, instance, .. } = &manifest.source else {
+        panic!("{:?}", manifest.source)
+    };
+    assert_eq!((*in_recovery, instance.as_str()), (true, platform.plan.postgresql.standby.instance.as_str()));
+    assert_eq!(databases[0].excluded, ["public.scratch"]);
+    assert_eq!(artifacts.len(), 5);
+}
+
+#[tokio::test]
+async fn a_physical_backup_verifies_with_the_tool_of_postgresql() {
+    let platform = platform(Taken::Standby).await;
+    prepare(&platform.pair).await;
+    let backup = id(Kind::Physical);
+    platform.take(&backup, "nightly").await.unwrap();
+    let (manifest, artifacts) = platform.published(&backup).await;
+    let Source::PostgreSql { timeline, from_lsn, to_lsn, system_identifier, .. } = &manifest.source else {
+        panic!("{:?}", manifest.source)
+    };
+    assert_eq!((*timeline, system_identifier.is_some()), (Some(1), true));
+    assert!(from_lsn.is_some() && from_lsn <= to_lsn);
+    let [(artifact, plain)] = artifacts.as_slice() else { panic!("{artifacts:?}") };
+    assert_eq!(artifact.content, Content::BaseBackup);
+    let folder = TempDir::new().unwrap();
+    unpack(plain, folder.path()).await;
+    let mut verify = platform.program("pg_verifybackup");
+    verify.arg(folder.path());
+    let (good, said) = fed(verify, b"").await;
+    assert!(good && said.contains("backup successfully verified"), "{said}");
+}
+
+async fn unpack(tar: &[u8], folder: &Path) {
+    let mut untar = Command::new("tar");
+    untar.arg("--extract").arg("--directory").arg(folder);
+    let (good, said) = fed(untar, tar).await;
+    assert!(good, "{said}");
+}
+
+#[tokio::test]
+async fn a_dump_whose_session_is_ended_is_not_published_and_the_next_attempt_is() {
+    let platform = platform(Taken::Primary).await;
+    // More than the pipe and all parts in flight hold, so that the dump cannot end before its session does.
+    platform.pair.fill(96 * 1024 * 1024).await.unwrap();
+    let backup = id(Kind::Logical);
+    platform.desk.lay(Selector::request("PUT", "sparc_prod.dump.zst"), Times::Nth(1), Script::Hold);
+    let end = async {
+        platform.desk.wait_for_fired(1).await;
+        let query =
+            "select count(pg_terminate_backend(pid)) from pg_stat_activity where application_name = 'sparc-backup'
+                       and query like 'COPY%'";
+        // It copies what it can get rid of and then waits for us.
+        while number(&platform.pair.primary, "sparc_prod", query).await == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        platform.desk.clear();
+    };
+    let request = async { platform.take(&backup, "nightly").await };
+    let (taken, ()) = tokio::join!(request, end);
+    let error = taken.unwrap_err();
+    assert_eq!(error.fault(), Fault::Transient, "{error:?}");
+    assert!(chain(&error).contains("the dump of `sparc_prod` failed"), "{}", chain(&error));
+    platform.assert_nothing_is_published(&backup).await;
+
+    platform.take(&backup, "nightly").await.unwrap();
+    let (_, artifacts) = platform.published(&backup).await;
+    assert_eq!(artifacts.len(), 5);
+}
+
+#[tokio::test]
+async fn two_attempts_do_not_take_one_backup_and_a_lost_receipt_is_no_second_one() {
+    let platform = platform(Taken::Primary).await;
+    let backup = id(Kind::Logical);
+    platform.desk.lay(Selector::request("PUT", "globals.sql.zst"), Times::Nth(1), Script::Hold);
+    platform.desk.lay(Selector::request("PUT", "receipt.json"), Times::Nth(1), Script::LoseAnswer);
+    let second = async {
+        platform.desk.wait_for_fired(1).await;
+        let second = platform.take(&backup, "again").await;
+        platform.desk.release();
+        second
+    };
+    let (first, second) = tokio::join!(platform.take(&backup, "nightly"), second);
+    let second = second.unwrap_err();
+    assert_eq!(second.fault(), Fault::NotYet);
+    assert!(second.to_string().contains("is being taken by `nightly`"), "{second}");
+    let first = first.unwrap();
+    assert_eq!(platform.desk.fired().len(), 2, "{:?}", platform.desk.fired());
+    platform.published(&backup).await;
+    assert_eq!(platform.take(&backup, "again").await.unwrap(), Outcome { already: true, ..first });
+}
+
+#[tokio::test]
+async fn what_is_planned_says_where_and_why_and_what_is_not_planned_is_refused() {
+    let mut platform = platform(Taken::Primary).await;
+    let due_at: Timestamp = "2026-11-26T02:00:00Z".parse().unwrap();
+    let plan = |kinds: Vec<Kind>| Request::Plan { run: "nightly".to_owned(), due_at, kinds };
+    let Response::Due(due) = platform.ask(&plan(Vec::new())).await.unwrap() else { panic!("an outcome") };
+    let kinds: Vec<Kind> = due.backups.iter().map(|due| due.backup.kind).collect();
+    assert_eq!(kinds, [Kind::Logical, Kind::Physical]);
+    assert!(due.backups.iter().all(|due| due.place == Place::Lambda && due.size_bytes.unwrap() > 1_000_000));
+
+    let mut slow = (*platform.plan).clone();
+    slow.backups.bytes_per_second = 1_000;
+    platform.plan = Arc::new(slow);
+    let Response::Due(due) = platform.ask(&plan(vec![Kind::Physical])).await.unwrap() else { panic!("an outcome") };
+    assert_eq!((due.backups.len(), due.backups[0].place), (1, Place::Job));
+    assert!(due.backups[0].because.contains("more than the 12 min that a Lambda has"), "{}", due.backups[0].because);
+
+    let refused = platform.ask(&plan(vec![Kind::Cluster])).await.unwrap_err();
+    assert_eq!(refused.fault(), Fault::Permanent);
+    let other = BackupId::new(Kind::Logical, "other", due_at).unwrap();
+    let refused = platform.take(&other, "nightly").await.unwrap_err();
+    assert!(refused.to_string().contains("is of `other`, and the plan's is `sparc-prod`"), "{refused}");
+}
