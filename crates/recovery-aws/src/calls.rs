@@ -75,6 +75,24 @@ const DELETE_OBJECT: Call = Call {
     documentation: documentation!("AmazonS3/latest/API/API_DeleteObject.html"),
     ..GET_OBJECT
 };
+const HEAD_OBJECT: Call = Call {
+    operation: "HeadObject",
+    documentation: documentation!("AmazonS3/latest/API/API_HeadObject.html"),
+    ..GET_OBJECT
+};
+const LIST_OBJECTS: Call = Call {
+    operation: "ListObjectsV2",
+    documentation: documentation!("AmazonS3/latest/API/API_ListObjectsV2.html"),
+    ..GET_OBJECT
+};
+const CREATE_MULTIPART_UPLOAD: Call = Call {
+    operation: "CreateMultipartUpload",
+    function: "backup-trigger",
+    action: Some("take"),
+    blocking: false,
+    documentation: documentation!("AmazonS3/latest/API/API_CreateMultipartUpload.html"),
+    ..GET_OBJECT
+};
 const GET_SECRET_VALUE: Call = Call {
     service: "SecretsManager",
     operation: "GetSecretValue",
@@ -218,9 +236,62 @@ pub const CALLS: &[Call] = &[
     Call { function: "notify", ..PUBLISH },
     Call { function: "report", blocking: false, ..GET_OBJECT },
     Call { function: "report", blocking: false, ..PUT_OBJECT },
+    Call { function: "backup-trigger", ..GET_OBJECT },
+    Call { function: "backup-trigger", ..PUT_OBJECT },
+    Call { function: "backup-trigger", ..GET_SECRET_VALUE },
+    // A backup that fails is told, and the others are taken all the same.
+    Call { function: "backup-trigger", action: Some("take"), blocking: false, ..HEAD_OBJECT },
+    CREATE_MULTIPART_UPLOAD,
+    Call {
+        operation: "UploadPart",
+        documentation: documentation!("AmazonS3/latest/API/API_UploadPart.html"),
+        ..CREATE_MULTIPART_UPLOAD
+    },
+    Call {
+        operation: "CompleteMultipartUpload",
+        documentation: documentation!("AmazonS3/latest/API/API_CompleteMultipartUpload.html"),
+        ..CREATE_MULTIPART_UPLOAD
+    },
+    Call {
+        operation: "AbortMultipartUpload",
+        documentation: documentation!("AmazonS3/latest/API/API_AbortMultipartUpload.html"),
+        ..CREATE_MULTIPART_UPLOAD
+    },
+    Call {
+        operation: "ListParts",
+        documentation: documentation!("AmazonS3/latest/API/API_ListParts.html"),
+        ..CREATE_MULTIPART_UPLOAD
+    },
+    Call {
+        operation: "ListMultipartUploads",
+        documentation: documentation!("AmazonS3/latest/API/API_ListMultipartUploads.html"),
+        ..CREATE_MULTIPART_UPLOAD
+    },
+    Call { function: "checksum-verify", ..GET_OBJECT },
+    Call { function: "checksum-verify", ..PUT_OBJECT },
+    Call { function: "checksum-verify", ..HEAD_OBJECT },
+    Call { function: "checksum-verify", ..LIST_OBJECTS },
+    // What is not marked today is marked tomorrow.
+    Call {
+        operation: "GetObjectTagging",
+        function: "checksum-verify",
+        action: Some("retain"),
+        blocking: false,
+        documentation: documentation!("AmazonS3/latest/API/API_GetObjectTagging.html"),
+        ..GET_OBJECT
+    },
+    Call {
+        operation: "PutObjectTagging",
+        function: "checksum-verify",
+        action: Some("retain"),
+        blocking: false,
+        documentation: documentation!("AmazonS3/latest/API/API_PutObjectTagging.html"),
+        ..GET_OBJECT
+    },
     Call { function: "drctl", blocking: false, ..GET_OBJECT },
     Call { function: "drctl", blocking: false, ..PUT_OBJECT },
     Call { function: "drctl", blocking: false, ..DELETE_OBJECT },
+    Call { function: "drctl", blocking: false, ..LIST_OBJECTS },
     START_EXECUTION,
     Call {
         operation: "DescribeStateMachine",
