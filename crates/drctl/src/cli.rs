@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use recovery::incident::Risk;
+use recovery::{backup::BackupId, incident::Risk};
 
 use crate::{run::RunArgs, take_up::ResumeArgs};
 
@@ -124,6 +124,8 @@ Examples:
     Watch(WatchArgs),
     /// Fail over for practice
     Drill(DrillArgs),
+    /// Say what there is to restore from, what of it is proven, and whether that is as new as the plan asks
+    Backups(BackupsArgs),
     /// What stands between the plan and the stack in the tertiary region
     Deploy(DeployArgs),
     /// Confirm the point of no return of a run that waits for it
@@ -486,6 +488,25 @@ pub struct StatusArgs {
     /// Where runs are kept.
     #[command(flatten)]
     pub runs: RunsDir,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `drctl backups`.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "Exit codes: 0 all are as planned, 1 one is missing, too old or not proven.
+
+Examples:
+  drctl backups
+  drctl backups logical/sparc-prod/20261126T020000Z
+  drctl backups --json | jq '.[] | select(.proven_in_time | not) | .kind'")]
+pub struct BackupsArgs {
+    /// One of them, with everything that was ever found out about it
+    pub backup: Option<BackupId>,
+    /// The plan.
+    #[command(flatten)]
+    pub plan: PlanFile,
     /// Print JSON
     #[arg(long)]
     pub json: bool,

@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser};
 
 mod approval;
+mod backups;
 mod cli;
 mod control;
 mod copy;
@@ -75,6 +76,7 @@ fn act(command: Command) -> Result<ExitCode, Problem> {
         Command::Retry(args) => return waiting(intervene::retry(args)),
         Command::Skip(args) => return waiting(intervene::skip(args)),
         Command::Redrive(args) => return waiting(intervene::redrive(args)),
+        Command::Backups(args) => waiting(backups::backups(args)),
         Command::Watch(args) => waiting(watch::watch(args)),
         Command::Drill(args) => waiting(drill::drill(args)),
         Command::Deploy(args) => match args.command {
