@@ -128,6 +128,9 @@ Examples:
     Backups(BackupsArgs),
     /// What stands between the plan and the stack in the tertiary region
     Deploy(DeployArgs),
+    /// List what a failover needs, each present or missing where it goes to
+    #[command(after_help = CLOSURE_HELP)]
+    Closure(ClosureArgs),
     /// Confirm the point of no return of a run that waits for it
     Approve(ApproveArgs),
     /// Refuse the point of no return of a run that waits for it
@@ -277,6 +280,28 @@ Example:
         #[arg(long)]
         json: bool,
     },
+}
+
+const CLOSURE_HELP: &str = "The list is derived from the plan and from the bundle in the evidence bucket. Images, secrets, keys, certificates and what the
+bundle expects in the cluster are looked for in the region that a failover goes to and in the tertiary one, never in the primary.
+
+Exit codes:
+  0  everything is there
+  1  something is missing, or could not be looked at
+  2  the plan cannot be used
+
+Example:
+  drctl closure --json | jq '.items[] | select(.state != \"present\")'";
+
+/// `drctl closure`.
+#[derive(Debug, Args)]
+pub struct ClosureArgs {
+    /// The plan.
+    #[command(flatten)]
+    pub plan: PlanFile,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// `drctl deploy`.

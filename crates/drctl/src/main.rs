@@ -11,6 +11,7 @@ use clap::{CommandFactory, Parser};
 mod approval;
 mod backups;
 mod cli;
+mod closure;
 mod control;
 mod copy;
 mod deeds;
@@ -83,6 +84,7 @@ fn act(command: Command) -> Result<ExitCode, Problem> {
             DeployCommand::Parameters { plan, json } => deploy::parameters(&plan.plan, json),
             DeployCommand::Check { plan, json } => waiting(deploy::check(plan, json)),
         },
+        Command::Closure(args) => waiting(closure::show(args)),
         Command::Approve(args) => waiting(approval::approve(args)),
         Command::Reject(args) => waiting(approval::reject(args)),
         Command::Status(args) => waiting(status::status(args)),

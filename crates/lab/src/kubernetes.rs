@@ -196,6 +196,16 @@ impl Cluster {
         self.check.admit(recovery(access_key_id, secret_access_key));
     }
 
+    /// Lets the bearer of an access key in as a user of these groups, as another access entry does.
+    pub fn admit_as(&self, access_key_id: &str, secret_access_key: &str, user: &str, groups: &[&str]) {
+        self.check.admit(Caller {
+            access_key_id: access_key_id.to_owned(),
+            secret_access_key: secret_access_key.to_owned(),
+            user: user.to_owned(),
+            groups: groups.iter().map(|&group| group.to_owned()).collect(),
+        });
+    }
+
     /// A hand that may do everything.
     pub fn admin(&self) -> &Admin {
         &self.admin

@@ -178,6 +178,7 @@ fn render(options: &Options, lab: &Lab, ways: &Ways) -> Result<String> {
     }
     plan.buckets.evidence = aws.evidence_bucket.clone();
     plan.buckets.switch = aws.switch_bucket.clone();
+    plan.backups.kms_key = aws.backups_key.clone();
     for (level, topic) in plan.notification.levels.iter_mut().zip(&aws.topics) {
         level.topic_arn = topic.clone();
     }

@@ -24,10 +24,11 @@ use crate::{
     cloudfront::CloudFrontDistribution,
     ecr::Ecr,
     eks::ManagedNodeGroup,
+    kms::Kms,
     rds::{AuroraGlobalReplica, RdsReplica},
     route53::HostedZone,
     s3::Bucket,
-    secrets_manager::SecretsManager,
+    secrets_manager::{SecretNames, SecretsManager},
     sns::Topics,
     step_functions::StepFunctions,
 };
@@ -160,19 +161,42 @@ impl Aws {
 
     /// Customers' objects in the primary region: only the watcher writes there, and nothing waits for it.
     pub fn objects(&self) -> Arc<dyn ObjectStore> {
-        let client = s3(&self.config(&self.plan.regions.primary));
-        Arc::new(Bucket::new(client, &self.plan.buckets.videos))
+        Arc::new(self.videos())
     }
 
     /// Their copy in the secondary region.
     pub fn objects_copy(&self) -> Arc<dyn ObjectStore> {
-        let client = s3(&self.config(&self.plan.regions.secondary));
-        Arc::new(Bucket::new(client, &self.plan.buckets.videos_replica))
+        Arc::new(self.videos_copy())
+    }
+
+    /// The bucket of customers' objects, to be looked at.
+    pub fn videos(&self) -> Bucket {
+        Bucket::new(s3(&self.config(&self.plan.regions.primary)), &self.plan.buckets.videos)
+    }
+
+    /// The bucket of their copies, to be looked at.
+    pub fn videos_copy(&self) -> Bucket {
+        Bucket::new(s3(&self.config(&self.plan.regions.secondary)), &self.plan.buckets.videos_replica)
     }
 
     /// The container registry of the secondary region.
     pub fn registry(&self) -> Arc<dyn Registry> {
-        Arc::new(Ecr::new(aws_sdk_ecr::Client::new(&self.config(&self.plan.regions.secondary))))
+        Arc::new(self.registry_of(&self.plan.regions.secondary))
+    }
+
+    /// The container registry of a region, with all that it holds.
+    pub fn registry_of(&self, region: &Region) -> Ecr {
+        Ecr::new(aws_sdk_ecr::Client::new(&self.config(region)), region.code())
+    }
+
+    /// The key service of a region.
+    pub fn keys(&self, region: &Region) -> Kms {
+        Kms::new(aws_sdk_kms::Client::new(&self.config(region)), region.code())
+    }
+
+    /// The names of the secrets of a region.
+    pub fn secret_names(&self, region: &Region) -> SecretNames {
+        SecretNames::new(aws_sdk_secretsmanager::Client::new(&self.config(region)), region.code())
     }
 
     /// Secrets Manager of the tertiary region, with a memory of its own.

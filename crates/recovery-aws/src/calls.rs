@@ -145,6 +145,47 @@ const BATCH_GET_IMAGE: Call = Call {
     documentation: documentation!("AmazonECR/latest/APIReference/API_BatchGetImage.html"),
     ..GET_OBJECT
 };
+const GENERATE_DATA_KEY: Call = Call {
+    service: "KMS",
+    operation: "GenerateDataKey",
+    function: "backup-trigger",
+    action: Some("take"),
+    blocking: false,
+    documentation: documentation!("kms/latest/APIReference/API_GenerateDataKey.html"),
+    ..GET_OBJECT
+};
+const DESCRIBE_KEY: Call = Call {
+    operation: "DescribeKey",
+    plane: Plane::Control,
+    documentation: documentation!("kms/latest/APIReference/API_DescribeKey.html"),
+    ..GENERATE_DATA_KEY
+};
+const DESCRIBE_SECRET: Call = Call {
+    service: "SecretsManager",
+    operation: "DescribeSecret",
+    function: "backup-trigger",
+    action: Some("take"),
+    plane: Plane::Control,
+    blocking: false,
+    documentation: documentation!("secretsmanager/latest/apireference/API_DescribeSecret.html"),
+    ..GET_OBJECT
+};
+const DESCRIBE_IMAGES: Call = Call {
+    service: "ECR",
+    operation: "DescribeImages",
+    function: "backup-trigger",
+    action: Some("take"),
+    home: Home::Secondary,
+    plane: Plane::Control,
+    blocking: false,
+    documentation: documentation!("AmazonECR/latest/APIReference/API_DescribeImages.html"),
+    ..GET_OBJECT
+};
+const DESCRIBE_REPOSITORIES: Call = Call {
+    operation: "DescribeRepositories",
+    documentation: documentation!("AmazonECR/latest/APIReference/API_DescribeRepositories.html"),
+    ..DESCRIBE_IMAGES
+};
 const CHANGE_RECORDS: Call = Call {
     service: "Route53",
     operation: "ChangeResourceRecordSets",
@@ -288,6 +329,31 @@ pub const CALLS: &[Call] = &[
         documentation: documentation!("AmazonS3/latest/API/API_PutObjectTagging.html"),
         ..GET_OBJECT
     },
+    // The cluster's state is sealed under a data key that is opened once before anything is published under it.
+    GENERATE_DATA_KEY,
+    Call {
+        operation: "Decrypt",
+        documentation: documentation!("kms/latest/APIReference/API_Decrypt.html"),
+        ..GENERATE_DATA_KEY
+    },
+    // What is replicated is asked in the region that may be lost while it is there, and its copy in the other one.
+    Call { function: "backup-trigger", action: Some("take"), home: Home::Primary, blocking: false, ..LIST_OBJECTS },
+    Call { function: "backup-trigger", action: Some("take"), home: Home::Primary, blocking: false, ..HEAD_OBJECT },
+    Call { function: "backup-trigger", action: Some("take"), home: Home::Secondary, blocking: false, ..HEAD_OBJECT },
+    Call { home: Home::Primary, ..DESCRIBE_REPOSITORIES },
+    Call { home: Home::Primary, ..DESCRIBE_IMAGES },
+    DESCRIBE_REPOSITORIES,
+    DESCRIBE_IMAGES,
+    // The closure: whether what a failover needs is where it goes to.
+    DESCRIBE_KEY,
+    DESCRIBE_SECRET,
+    Call { home: Home::Secondary, ..DESCRIBE_SECRET },
+    Call { function: "backup-trigger", action: Some("take"), ..BATCH_GET_IMAGE },
+    Call { function: "backup-trigger", action: Some("take"), blocking: false, ..GET_CALLER_IDENTITY },
+    Call { function: "drctl", action: None, ..DESCRIBE_KEY },
+    Call { function: "drctl", action: None, ..DESCRIBE_SECRET },
+    Call { function: "drctl", action: None, home: Home::Secondary, ..DESCRIBE_SECRET },
+    Call { function: "drctl", action: None, ..BATCH_GET_IMAGE },
     Call { function: "drctl", blocking: false, ..GET_OBJECT },
     Call { function: "drctl", blocking: false, ..PUT_OBJECT },
     Call { function: "drctl", blocking: false, ..DELETE_OBJECT },

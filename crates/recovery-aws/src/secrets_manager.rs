@@ -1,4 +1,4 @@
-//! Secrets Manager of the tertiary region, where secrets are replicated to beforehand.
+//! Secrets Manager of one region, where secrets are replicated to beforehand.
 
 use std::{
     collections::HashMap,
@@ -8,6 +8,7 @@ use std::{
 use async_trait::async_trait;
 use aws_sdk_secretsmanager::Client;
 use recovery::{
+    closure::SecretShelf,
     fault::Fault,
     secrets::{Credentials, SecretError, Secrets},
 };
@@ -32,6 +33,47 @@ impl SecretsManager {
     }
 }
 
+/// What a region has, without what is in it: another right than to read them.
+#[derive(Clone, Debug)]
+pub struct SecretNames {
+    client: Client,
+    region: String,
+}
+
+impl SecretNames {
+    /// Behind a client of its region.
+    pub fn new(client: Client, region: &str) -> SecretNames {
+        SecretNames { client, region: region.to_owned() }
+    }
+}
+
+#[async_trait]
+impl SecretShelf for SecretNames {
+    fn region(&self) -> &str {
+        &self.region
+    }
+
+    async fn holds(&self, name: &str) -> Result<bool, SecretError> {
+        match self.client.describe_secret().secret_id(name).send().await {
+            // Deleted secrets are kept for some days, and cannot be read any more.
+            Ok(secret) => Ok(secret.deleted_date().is_none()),
+            Err(error) => {
+                let trouble = Trouble::from(error);
+                if trouble.is_missing() { Ok(false) } else { Err(failed(name, trouble)) }
+            }
+        }
+    }
+}
+
+fn failed(name: &str, trouble: Trouble) -> SecretError {
+    let fault = match trouble.kind {
+        Kind::Unavailable | Kind::Precondition | Kind::Busy => Fault::Transient,
+        Kind::Denied | Kind::Limit => Fault::Refused,
+        Kind::Missing | Kind::Invalid => Fault::Permanent,
+    };
+    SecretError { name: name.to_owned(), fault, source: trouble.boxed() }
+}
+
 #[async_trait]
 impl Secrets for SecretsManager {
     async fn credentials(&self, name: &str) -> Result<Credentials, SecretError> {
@@ -41,15 +83,8 @@ impl Secrets for SecretsManager {
         {
             return Ok(credentials.clone());
         }
-        let answer = self.client.get_secret_value().secret_id(name).send().await.map_err(|error| {
-            let trouble = Trouble::from(error);
-            let fault = match trouble.kind {
-                Kind::Unavailable | Kind::Precondition | Kind::Busy => Fault::Transient,
-                Kind::Denied | Kind::Limit => Fault::Refused,
-                Kind::Missing | Kind::Invalid => Fault::Permanent,
-            };
-            SecretError { name: name.to_owned(), fault, source: trouble.boxed() }
-        })?;
+        let answer = self.client.get_secret_value().secret_id(name).send().await;
+        let answer = answer.map_err(|error| failed(name, error.into()))?;
         let credentials: Credentials =
             serde_json::from_str(answer.secret_string().unwrap_or_default()).map_err(|error| SecretError {
                 name: name.to_owned(),

@@ -5,19 +5,23 @@
 use std::{sync::Arc, time::Duration};
 
 use lab::{
-    aws::{Aws as EmulatedAws, SECONDARY, Seed, Seeded},
+    aws::{Aws as EmulatedAws, SECONDARY, Seed, Seeded, TERTIARY},
     postgres::Pair,
     rds::{GLOBAL_CLUSTER, Options, Rds, cluster_arn},
 };
 use recovery::{
+    closure::{KeyShelf, SecretShelf},
     cluster::{NodeGroup, NodeGroupSize},
     database::{DatabaseError, Manner, Replica, ReplicaRole},
+    envelope::{DataKeys, KeyContext},
     fault::{Classified, Fault},
     holdings::MARKER_KEY,
     names::NamesError,
     notice::Notice,
     objective::Priority,
     plan::{Driver, Plan},
+    registry::{self, HeldImage, RegistryContents},
+    replication::{self, Look, ObjectReason},
     store::{Precondition, StoreError},
 };
 use recovery_aws::Aws;
@@ -89,6 +93,104 @@ async fn what_is_replicated_is_seen_in_the_secondary_region_and_what_is_not_is_m
     assert_eq!(tagged.fault(), Fault::Permanent, "{tagged:?}");
     emulated.forget_image("sparc/auth").await.unwrap();
     assert_eq!(aws.registry().missing(std::slice::from_ref(&there)).await.unwrap(), [there]);
+}
+
+#[tokio::test]
+async fn a_sample_of_objects_says_what_arrived_and_what_nobody_replicates() {
+    let (emulated, _, _, aws) = account().await;
+    let put = async |key: &str, body: &str| {
+        aws.objects().put(key, "video/mp4", body.into(), Precondition::None).await.unwrap();
+    };
+    for n in 0..30 {
+        put(&format!("videos/{n:02}"), "1").await;
+    }
+    put("videos/changed", "1").await;
+    emulated.stop_replication().await.unwrap();
+    put("videos/changed", "22").await;
+    put("videos/late", "3").await;
+    aws.objects_copy().delete("videos/07").await.unwrap();
+
+    let (source, copy) = (aws.videos(), aws.videos_copy());
+    let now = jiff::Timestamp::now() + jiff::SignedDuration::from_hours(1);
+    let look = Look { sample: 40, most_listed: 1000, after: None, salt: "b1", within: Duration::from_secs(900), now };
+    let seen = replication::look(&source, &copy, &look).await.unwrap();
+    assert_eq!((seen.source.as_str(), seen.copy.as_str()), ("sparc-videos-prod", "sparc-videos-backup"));
+    assert_eq!((seen.listed, seen.checked, seen.valid, seen.wrong(), &seen.next), (32, 32, 29, 3, &None));
+    let found: Vec<_> = seen.findings.iter().map(|finding| (finding.key.as_str(), finding.reason)).collect();
+    assert_eq!(
+        found,
+        [
+            ("videos/07", ObjectReason::Missing),
+            ("videos/changed", ObjectReason::Different),
+            ("videos/late", ObjectReason::NeverReplicated)
+        ]
+    );
+
+    // In bounded pieces, the second going on where the first ended.
+    let first = replication::look(&source, &copy, &Look { most_listed: 20, ..look.clone() }).await.unwrap();
+    assert_eq!((first.listed, first.next.as_deref()), (20, Some("videos/19")));
+    let second =
+        replication::look(&source, &copy, &Look { after: first.next.as_deref(), ..look.clone() }).await.unwrap();
+    assert_eq!((second.listed, second.wrong(), second.next), (12, 2, None));
+
+    let nowhere = aws.bucket("nowhere");
+    assert!(replication::look(&nowhere, &copy, &look).await.is_err(), "a bucket that is not there is no empty one");
+}
+
+#[tokio::test]
+async fn two_registries_are_compared_by_digest() {
+    let (emulated, _, plan, aws) = account().await;
+    let images = async |region| aws.registry_of(region).images().await.unwrap();
+    let source = images(&plan.regions.primary).await;
+    assert!(source.len() >= 6 && source.iter().all(|image| image.digest.starts_with("sha256:")), "{source:?}");
+    let now = jiff::Timestamp::now() + jiff::SignedDuration::from_hours(1);
+    let compare = |copy: &[HeldImage]| {
+        registry::compare(("us-east-1", &source), ("us-west-2", copy), Duration::from_secs(1800), now)
+    };
+    let whole = compare(&images(&plan.regions.secondary).await);
+    assert_eq!((whole.checked, whole.valid, whole.missing), (source.len() as u64, source.len() as u64, 0));
+    emulated.forget_image("sparc/auth").await.unwrap();
+    let lacking = compare(&images(&plan.regions.secondary).await);
+    assert_eq!((lacking.valid, lacking.missing), (source.len() as u64 - 1, 1));
+    assert!(lacking.missing_images[0].starts_with("sparc/auth@sha256:"), "{lacking:?}");
+    let empty = images(&plan.regions.tertiary).await;
+    assert!(empty.is_empty());
+}
+
+#[tokio::test]
+async fn a_data_key_is_opened_for_what_it_was_made_and_for_nothing_else() {
+    let (emulated, seeded, plan, aws) = account().await;
+    let arn = seeded.backups_key.as_str();
+    let keys = aws.keys(&plan.regions.tertiary);
+    let context = KeyContext::from([("backup".to_owned(), "b1".to_owned())]);
+    let key = keys.key(arn).generate(&context).await.unwrap();
+    assert_eq!(key.wrapped.key_arn, arn);
+    assert_eq!(keys.key(arn).unwrap(&key.wrapped).await.unwrap(), key.plain);
+    let mut other = key.wrapped.clone();
+    other.context.insert("backup".to_owned(), "b2".to_owned());
+    let refused = keys.key(arn).unwrap(&other).await.unwrap_err();
+    assert_eq!(refused.fault(), Fault::Permanent, "{refused:?}");
+
+    assert_eq!(keys.state(arn).await.unwrap().as_deref(), Some("Enabled"));
+    let nothing = "arn:aws:kms:eu-west-1:111122223333:key/00000000-0000-0000-0000-000000000000";
+    assert_eq!(keys.state(nothing).await.unwrap(), None);
+    let elsewhere = aws.keys(&plan.regions.secondary).state(arn).await;
+    assert!(!matches!(elsewhere, Ok(Some(_))), "a key is of its own region: {elsewhere:?}");
+    emulated.json("kms", TERTIARY, "TrentService.DisableKey", serde_json::json!({ "KeyId": arn })).await.unwrap();
+    assert_eq!(keys.state(arn).await.unwrap().as_deref(), Some("Disabled"));
+    assert!(keys.key(arn).generate(&context).await.is_err());
+}
+
+#[tokio::test]
+async fn a_secret_is_there_or_not_and_is_not_read_for_it() {
+    let (emulated, seeded, plan, aws) = account().await;
+    let names = aws.secret_names(&plan.regions.tertiary);
+    assert!(names.holds(&seeded.recovery_secret).await.unwrap());
+    assert!(!names.holds("sparc/nothing").await.unwrap());
+    assert!(!aws.secret_names(&plan.regions.secondary).holds(&seeded.recovery_secret).await.unwrap());
+    let delete = serde_json::json!({ "SecretId": seeded.recovery_secret, "RecoveryWindowInDays": 7 });
+    emulated.json("secretsmanager", TERTIARY, "secretsmanager.DeleteSecret", delete).await.unwrap();
+    assert!(!names.holds(&seeded.recovery_secret).await.unwrap(), "it waits to be deleted");
 }
 
 #[tokio::test]

@@ -113,28 +113,8 @@ impl Manifest {
         versions.iter().filter_map(|v| v["name"].as_str()).map(|version| format!("{group}/{version}/{kind}")).collect()
     }
 
-    /// Later kinds need earlier ones. Custom resources come before workloads, because most of them (secret references,
-    /// certificates) are what a workload waits for.
     fn rank(&self) -> u8 {
-        match self.kind.as_str() {
-            "Namespace" => 0,
-            "CustomResourceDefinition" => 1,
-            "PriorityClass" | "StorageClass" | "ResourceQuota" | "LimitRange" => 2,
-            "ServiceAccount" => 3,
-            "Role" | "ClusterRole" => 4,
-            "RoleBinding" | "ClusterRoleBinding" => 5,
-            "ConfigMap" => 6,
-            "Secret" | "SecretStore" | "ClusterSecretStore" => 7,
-            "ExternalSecret" => 8,
-            "PersistentVolume" | "PersistentVolumeClaim" => 9,
-            "NetworkPolicy" => 10,
-            "Service" => 11,
-            "Deployment" | "StatefulSet" | "DaemonSet" | "ReplicaSet" | "Job" | "CronJob" | "Pod" => 13,
-            "HorizontalPodAutoscaler" | "PodDisruptionBudget" | "Ingress" => 14,
-            // A webhook whose workload is not up yet would refuse everything that follows.
-            "MutatingWebhookConfiguration" | "ValidatingWebhookConfiguration" | "APIService" => 15,
-            _ => 12,
-        }
+        recovery_export::rank(&self.kind)
     }
 }
 

@@ -82,6 +82,16 @@ pub enum Error {
         /// Its own words.
         said: String,
     },
+    /// 410: a list in pages took longer than the server keeps its history.
+    #[error("cluster `{cluster}` no longer knows the list that it began while {doing}: {said}")]
+    Expired {
+        /// Which cluster.
+        cluster: String,
+        /// What was tried.
+        doing: String,
+        /// Its own words.
+        said: String,
+    },
     /// The namespace is on its way out.
     #[error("cluster `{cluster}` is still deleting the namespace: {said}")]
     Terminating {
@@ -244,6 +254,7 @@ impl Error {
                 Error::Conflict { cluster, objects: vec![ObjectConflict { object: doing, owners: owners.collect() }] }
             }
             409 => Error::Raced { cluster, doing, said },
+            410 => Error::Expired { cluster, doing, said },
             429 | 500..=599 => Error::Unavailable { cluster, doing, code: status.code, said },
             _ => Error::Invalid { cluster, object: doing, said },
         }
@@ -266,9 +277,11 @@ impl Error {
     /// Who acts next.
     pub fn fault(&self) -> Fault {
         match self {
-            Error::Unreachable { .. } | Error::TimedOut { .. } | Error::Unavailable { .. } | Error::Raced { .. } => {
-                Fault::Transient
-            }
+            Error::Unreachable { .. }
+            | Error::TimedOut { .. }
+            | Error::Unavailable { .. }
+            | Error::Raced { .. }
+            | Error::Expired { .. } => Fault::Transient,
             Error::Terminating { .. } | Error::NotServedYet { .. } => Fault::NotYet,
             Error::Untrusted { .. }
             | Error::Token { .. }
@@ -300,6 +313,7 @@ impl Classified for Error {
                 format!("look at the health of `{cluster}`'s control plane; the request may be repeated")
             }
             Error::Raced { .. } => "repeat the step; it reads the object again".to_owned(),
+            Error::Expired { .. } => "repeat the step; the list begins anew".to_owned(),
             Error::Terminating { cluster, .. } => format!("find what holds the namespace's finalizers in `{cluster}`"),
             Error::NotServedYet { .. } => "wait until the server has established the definition".to_owned(),
             Error::Untrusted { cluster, .. } => {
@@ -342,7 +356,8 @@ impl From<Error> for ClusterError {
             Error::Unreachable { ref cluster, .. }
             | Error::TimedOut { ref cluster, .. }
             | Error::Unavailable { ref cluster, .. }
-            | Error::Raced { ref cluster, .. } => {
+            | Error::Raced { ref cluster, .. }
+            | Error::Expired { ref cluster, .. } => {
                 ClusterError::Unreachable { cluster: cluster.clone(), source: Box::new(error) }
             }
             Error::Terminating { cluster, .. } | Error::NotServedYet { cluster, .. } => {
@@ -425,6 +440,7 @@ mod tests {
         let situations = [
             ("throttled", status(429, None), Fault::Transient),
             ("etcd has no leader", status(500, None), Fault::Transient),
+            ("a list in pages took too long", status(410, None), Fault::Transient),
             ("overtaken by another writer", status(409, Some(("Other", "", ""))), Fault::Transient),
             ("the namespace is going away", status(403, Some(("NamespaceTerminating", "", ""))), Fault::NotYet),
             ("unknown token", status(401, None), Fault::Refused),

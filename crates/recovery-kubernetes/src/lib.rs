@@ -18,7 +18,11 @@ mod apply;
 mod bundle;
 mod connection;
 mod error;
+mod export;
+mod objects;
+mod resources;
 mod rollout;
+mod volumes;
 mod workloads;
 mod writers;
 

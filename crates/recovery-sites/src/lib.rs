@@ -3,6 +3,9 @@
 //! Nothing is connected here: an adapter connects when it is asked something, so a place that is lost costs whoever asks
 //! it, and nobody else.
 
+mod needs;
+mod state;
+
 use std::{collections::BTreeMap, sync::Arc, time::SystemTime};
 
 use async_trait::async_trait;
@@ -18,6 +21,8 @@ use recovery_datapath::Taker;
 use recovery_kubernetes::{Cluster, Connection, Limits, OnConflict, Token, TokenProvider};
 use recovery_lambda::{Settings, misconfigured};
 use recovery_postgres::{BackupSource, Logical, Physical, SelfManaged, Server};
+
+pub use needs::closure;
 
 /// The database cluster of the plan.
 pub struct Databases {
@@ -54,7 +59,7 @@ pub type Takers = BTreeMap<Kind, Box<dyn Taker>>;
 /// Everything that can be taken on the plan's platform.
 ///
 /// # Errors
-/// The authorities' file cannot be used.
+/// The authorities' file, or that of a cluster, cannot be used.
 pub fn takers(settings: &Settings, aws: &Aws) -> Result<Takers, Failure> {
     let plan = &settings.plan;
     let tls = recovery_postgres::trust(settings.file(&plan.postgresql.ca_file)?.as_bytes())
@@ -64,6 +69,7 @@ pub fn takers(settings: &Settings, aws: &Aws) -> Result<Takers, Failure> {
     let mut takers = Takers::new();
     takers.insert(Kind::Logical, Box::new(Logical::new(source.clone())));
     takers.insert(Kind::Physical, Box::new(Physical::new(source)));
+    takers.append(&mut state::takers(settings, aws)?);
     Ok(takers)
 }
 

@@ -14,6 +14,7 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use recovery::{
     backup::Catalogue,
+    closure::Closure,
     cluster::NodeGroup,
     database::{DatabaseError, ReplicaRole},
     fault::{Failure, Fault, chain},
@@ -100,6 +101,11 @@ impl Suite {
     /// The evidence bucket, as the functions use it.
     pub fn evidence(&self) -> Arc<dyn ObjectStore> {
         self.aws.evidence()
+    }
+
+    /// Looks for everything that a failover needs, where it will look for it.
+    pub async fn closure(&self, now: Timestamp) -> Closure {
+        recovery_sites::closure(&self.settings, &self.aws, &self.secondary_cluster, now).await
     }
 
     /// What fills the `${…FunctionArn}` of a machine.

@@ -200,6 +200,7 @@ fn permissions(call: &Call) -> Vec<String> {
         "SecretsManager" => also(own("secretsmanager"), &["kms:Decrypt"]),
         "SNS" => also(own("sns"), &["kms:Decrypt", "kms:GenerateDataKey"]),
         "ECR" => vec![own("ecr")],
+        "KMS" => vec![own("kms")],
         "EKS" => vec![own("eks")],
         "RDS" => vec![own("rds")],
         "Route53" => vec![own("route53")],

@@ -4,9 +4,12 @@
 
 pub mod approval;
 pub mod backup;
+pub mod closure;
 pub mod cluster;
+pub mod cluster_state;
 pub mod contradictions;
 pub mod database;
+pub mod envelope;
 pub mod failover;
 pub mod fault;
 pub mod fence;
@@ -19,6 +22,8 @@ pub mod notice;
 pub mod objective;
 pub mod permit;
 pub mod plan;
+pub mod registry;
+pub mod replication;
 pub mod report;
 pub mod run;
 pub mod secrets;

@@ -800,6 +800,12 @@ mod tests {
             ("recovers = \"kubernetes\"", "recovers = \"kubernets\"", "which is no component; perhaps `kubernetes`"),
             ("name = \"sparc_prod\"", "name = \"sparc_prd\"", "which is no database of the cluster"),
             ("proven_to = \"structure\"", "proven_to = \"structur\"", "unknown variant `structur`"),
+            ("namespaces = [\"*\"]", "namespaces = []", "a backup of no namespace is none"),
+            (
+                "cluster_resources = true",
+                "volume = [{ namespace = \"kube-system\", claim = \"a\" }, { namespace = \"kube-system\", claim = \"a\" }]",
+                "is named twice",
+            ),
         ];
         for (right, wrong, expected) in situations {
             assert!(SPARC.contains(right), "{right}");

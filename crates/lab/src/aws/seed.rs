@@ -66,6 +66,8 @@ pub struct Seeded {
     pub recovery_secret: String,
     /// Secret of the role that services write with, in the tertiary region.
     pub application_secret: String,
+    /// ARN of the key of backups, in the tertiary region.
+    pub backups_key: String,
     /// The zone `sparc.com`, without `/hostedzone/`.
     pub hosted_zone: String,
     /// The inverted health check on the switch object; the primary's record hangs on it.
@@ -109,11 +111,21 @@ impl Aws {
             self.buckets().await?;
             self.replication().await?;
             self.images().await?;
+            let backups_key = self.make_key().await?;
             let (topics, queue_url) = self.topics().await?;
-            Ok::<_, Error>((topics, queue_url, hosted_zone, switch_check, secondary_check, distribution, outputs))
+            Ok::<_, Error>((
+                topics,
+                queue_url,
+                backups_key,
+                hosted_zone,
+                switch_check,
+                secondary_check,
+                distribution,
+                outputs,
+            ))
         };
         let moto = try_join(self.instances(), self.clusters());
-        let ((topics, queue_url, hosted_zone, switch_check, secondary_check, distribution, outputs), _) =
+        let ((topics, queue_url, backups_key, hosted_zone, switch_check, secondary_check, distribution, outputs), _) =
             try_join(control, moto).await?;
         Ok(Seeded {
             evidence_bucket: BUCKETS[0].0.into(),
@@ -127,6 +139,7 @@ impl Aws {
             queue_url,
             recovery_secret: RECOVERY_SECRET.into(),
             application_secret: APPLICATION_SECRET.into(),
+            backups_key,
             hosted_zone,
             switch_check,
             secondary_check,
@@ -218,6 +231,13 @@ impl Aws {
             .await?;
         }
         Ok(())
+    }
+
+    /// Makes a key in the tertiary region; returns its ARN.
+    pub async fn make_key(&self) -> Result<String> {
+        let made = self.json("kms", TERTIARY, "TrentService.CreateKey", json!({})).await?;
+        let arn = made["KeyMetadata"]["Arn"].as_str();
+        arn.map(str::to_owned).ok_or_else(|| Error::State(format!("KMS has made a key without an ARN: {made}")))
     }
 
     /// Takes an image out of the secondary region's registry, as if it had never been replicated.

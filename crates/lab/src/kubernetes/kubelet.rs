@@ -190,6 +190,9 @@ async fn move_on(
         missing -= 1;
         let mut pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": pod_name, "labels": template["metadata"]["labels"]}, "spec": template["spec"]});
         pod["metadata"]["labels"]["pod-template-hash"] = json!(revision);
+        // In a whole cluster a ReplicaSet stands between the two.
+        pod["metadata"]["ownerReferences"] =
+            json!([{"apiVersion": "apps/v1", "kind": "Deployment", "name": name, "uid": uid, "controller": true}]);
         admin.create(&pods_path, &pod).await?;
         admin.merge(&format!("{pods_path}/{pod_name}/status"), &json!({"status": wanted})).await?;
     }

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Encoding, Kind, Rung};
 use crate::{
+    cluster_state::{EVERY_NAMESPACE, Selection, VolumeSelection},
     objective::Span,
     plan::{Plan, StorageClass},
     spelling::nearest,
@@ -36,6 +37,9 @@ pub struct Backups {
     /// Databases that need something of their own; every database of the plan is backed up, named here or not.
     #[serde(default, rename = "database", skip_serializing_if = "Vec::is_empty")]
     pub databases: Vec<DatabaseBackup>,
+    /// What of the cluster is taken; everything but what is Kubernetes' own if left out.
+    #[serde(default)]
+    pub cluster: Selection,
 }
 
 fn zstd() -> Encoding {
@@ -193,6 +197,27 @@ impl Backups {
                 continue;
             };
             return Some((at(&format!("backups.database.{i}.name")), text));
+        }
+        self.cluster_problem().map(|(path, text)| (at(&path), text))
+    }
+
+    fn cluster_problem(&self) -> Option<(String, String)> {
+        let Selection { namespaces, volumes, .. } = &self.cluster;
+        if namespaces.is_empty() {
+            let text = "a backup of no namespace is none; name one or write \"*\"".to_owned();
+            return Some(("backups.cluster.namespaces".to_owned(), text));
+        }
+        for (i, VolumeSelection { namespace, claim, .. }) in volumes.iter().enumerate() {
+            let text = if !namespaces.iter().any(|one| one == namespace || one == EVERY_NAMESPACE) {
+                format!(
+                    "`{namespace}` is not among the namespaces, so the claim `{claim}` would not be in the backup; add it"
+                )
+            } else if volumes[..i].iter().any(|other| (&other.namespace, &other.claim) == (namespace, claim)) {
+                format!("the claim `{claim}` of `{namespace}` is named twice; keep one")
+            } else {
+                continue;
+            };
+            return Some((format!("backups.cluster.volume.{i}.claim"), text));
         }
         None
     }

@@ -1,0 +1,65 @@
+//! What the replication of objects has reached, by a sample.
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use recovery::{
+    backup::{BackupId, Content, EVIDENCE_PREFIX, Source},
+    replication::{self, Look, Objects},
+    store::{ObjectStore, Precondition, get_json, put_json},
+};
+use recovery_datapath::{Made, Sink, TakeError, Taker};
+use serde::{Deserialize, Serialize};
+
+/// Objects by chance, and as many of the newest: two questions each.
+const SAMPLE: usize = 100;
+/// Objects that are listed in one look: twenty pages.
+const MOST_LISTED: usize = 20_000;
+
+pub(super) struct ObjectsTaker {
+    pub source: Arc<dyn Objects>,
+    pub copy: Arc<dyn Objects>,
+    pub evidence: Arc<dyn ObjectStore>,
+    pub within: Duration,
+}
+
+/// Where the last look ended.
+#[derive(Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Cursor {
+    after: Option<String>,
+}
+
+#[async_trait]
+impl Taker for ObjectsTaker {
+    /// Objects are replicated by S3 itself.
+    async fn size_bytes(&self) -> Result<u64, TakeError> {
+        Ok(0)
+    }
+
+    async fn take(&self, backup: &BackupId, sink: &Sink) -> Result<Made, TakeError> {
+        let key = format!("{EVIDENCE_PREFIX}{}/{}/cursor.json", backup.kind, backup.subject);
+        let cursor = get_json::<Cursor>(&*self.evidence, &key).await;
+        let cursor = cursor.map_err(|error| TakeError::source("reading where the last look ended", error))?;
+        let cursor = cursor.map(|(cursor, _)| cursor).unwrap_or_default();
+        let salt = backup.to_string();
+        let look = Look {
+            sample: SAMPLE,
+            most_listed: MOST_LISTED,
+            after: cursor.after.as_deref(),
+            salt: &salt,
+            within: self.within,
+            now: Timestamp::now(),
+        };
+        let seen = replication::look(&*self.source, &*self.copy, &look).await;
+        let seen = seen.map_err(|error| TakeError::source("looking at replicated objects", error))?;
+        super::write(sink, "replication.json", Content::ReplicationStatus, &seen).await?;
+        // Kept last: a look that was not written is taken again.
+        let next = Cursor { after: seen.next.clone() };
+        let kept = put_json(&*self.evidence, &key, &next, Precondition::None).await;
+        kept.map_err(|error| TakeError::source("keeping where this look ended", error))?;
+        let source = Source::Bucket { bucket: seen.source, replica: seen.copy };
+        Ok(Made { tool: super::tool("recovery-aws"), source })
+    }
+}

@@ -1,0 +1,269 @@
+//! Backups of what is no database: the state of a real cluster, and what replication has reached in the emulated AWS.
+//!
+//! There is no CSI driver here: the test plays the snapshot controller.
+
+#![allow(clippy::unwrap_used)]
+
+use std::{sync::Arc, time::Duration};
+
+use backup_trigger::{Error, Outcome, Request, Response, World, backup_trigger};
+use jiff::Timestamp;
+use lab::{
+    aws::{ACCESS_KEY, Aws as EmulatedAws, SECRET_KEY, Seed},
+    kubernetes::{Cluster as LabCluster, Flavour, Options},
+};
+use recovery::{
+    backup::{Artifact, BackupId, BackupManifest, Content, Kind, Source},
+    closure::{Closure, NeedKind},
+    cluster_state::{Selection, VolumeSelection, VolumeSnapshot},
+    envelope::DataKeys,
+    fault::{Classified, Fault, chain},
+    plan::Plan,
+    registry::ImageDigests,
+    replication::{ObjectReason, ReplicationSample},
+    store::{ObjectStore, Precondition},
+};
+use recovery_aws::Aws;
+use recovery_export::{ExportCheck, ExportReader};
+use recovery_lambda::Settings;
+use recovery_sites::Takers;
+use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+const PASSWORD: &str = "correct horse battery staple";
+
+struct Platform {
+    primary: LabCluster,
+    _secondary: LabCluster,
+    emulated: EmulatedAws,
+    plan: Arc<Plan>,
+    aws: Aws,
+    takers: Takers,
+    _folder: TempDir,
+}
+
+/// A cluster whose only caller is the backup's role, without any rights yet.
+async fn cluster(name: &str, region: &str, flavour: Flavour) -> LabCluster {
+    let options = Options { region: region.to_owned(), flavour, ..Options::new(name) };
+    let cluster = match LabCluster::start(options).await {
+        Ok(cluster) => cluster,
+        Err(error) => panic!("{}; {}", chain(&error), error.remedy()),
+    };
+    cluster.admit_as(ACCESS_KEY, SECRET_KEY, "sparc-backup", &["sparc:backup"]);
+    cluster
+}
+
+async fn give_rights(cluster: &LabCluster) {
+    for document in serde_yaml_ng::Deserializer::from_str(include_str!("../../../bundles/backup-rights.yaml")) {
+        let object = Value::deserialize(document).unwrap();
+        let plural = format!("{}s", object["kind"].as_str().unwrap().to_lowercase());
+        cluster.admin().create(&format!("/apis/rbac.authorization.k8s.io/v1/{plural}"), &object).await.unwrap();
+    }
+}
+
+async fn platform() -> Platform {
+    let (primary, secondary, emulated) = tokio::join!(
+        cluster("sparc-prod-us-east-1", "us-east-1", Flavour::Real),
+        cluster("sparc-prod-us-west-2", "us-west-2", Flavour::Small),
+        EmulatedAws::start(),
+    );
+    let emulated = emulated.unwrap();
+    let seeded = emulated.seed(&Seed::default()).await.unwrap();
+    let folder = TempDir::new().unwrap();
+    let mut plan = Plan::parse("plans/sparc.toml", include_str!("../../../plans/sparc.toml")).unwrap();
+    for (planned, real) in [(&mut plan.kubernetes.primary, &primary), (&mut plan.kubernetes.secondary, &secondary)] {
+        let file = folder.path().join(format!("{}.pem", planned.name));
+        std::fs::write(&file, real.ca_pem()).unwrap();
+        planned.endpoint = real.endpoint().parse().unwrap();
+        planned.ca_file = file.display().to_string();
+    }
+    plan.postgresql.ca_file = plan.kubernetes.primary.ca_file.clone();
+    plan.backups.kms_key = seeded.backups_key;
+    plan.backups.cluster = Selection {
+        namespaces: vec!["sparc".to_owned()],
+        volumes: vec![VolumeSelection { namespace: "sparc".to_owned(), claim: "data".to_owned(), class: None }],
+        ..Selection::default()
+    };
+    let plan = Arc::new(plan);
+    let aws = Aws::from_environment(&plan, emulated.env()).await;
+    let settings = Settings { plan: Arc::clone(&plan), folder: folder.path().to_owned() };
+    let takers = recovery_sites::takers(&settings, &aws).unwrap();
+    Platform { primary, _secondary: secondary, emulated, plan, aws, takers, _folder: folder }
+}
+
+impl Platform {
+    fn id(&self, kind: Kind) -> BackupId {
+        BackupId::new(kind, kind.subject(&self.plan), "2026-11-26T02:00:00Z".parse().unwrap()).unwrap()
+    }
+
+    async fn take(&self, kind: Kind) -> Result<Outcome, Error> {
+        let (backups, evidence) = (self.aws.bucket(&self.plan.buckets.backups), self.aws.evidence());
+        let world = World {
+            takers: &self.takers,
+            parts: self.aws.backup_parts(),
+            backups: &backups,
+            evidence: &*evidence,
+            now: Timestamp::now,
+            within: Duration::from_secs(300),
+        };
+        let request = Request::Take { run: "nightly".to_owned(), backup: self.id(kind) };
+        match backup_trigger(&request, &self.plan, &world).await? {
+            Response::Outcome(outcome) => Ok(outcome),
+            Response::Due(_) => panic!("take answers an outcome"),
+        }
+    }
+
+    /// The manifest as it was published, and its artifacts with their plain bytes.
+    async fn published(&self, kind: Kind) -> (BackupManifest, Vec<(Artifact, Vec<u8>)>) {
+        let bucket = self.aws.bucket(&self.plan.buckets.backups);
+        let id = self.id(kind);
+        let manifest = bucket.get(&id.manifest_key()).await.unwrap().expect("there is a manifest");
+        let manifest = BackupManifest::read(&manifest.body, &id).unwrap();
+        let mut artifacts = Vec::new();
+        for artifact in manifest.artifacts.clone() {
+            let stored = bucket.get(&artifact.key).await.unwrap().unwrap().body;
+            assert!(!contains(&stored, PASSWORD.as_bytes()));
+            let plain = zstd::stream::decode_all(&*stored).unwrap();
+            assert_eq!(plain.len() as u64, artifact.plain_bytes);
+            artifacts.push((artifact, plain));
+        }
+        (manifest, artifacts)
+    }
+
+    /// The only artifact of a backup, which is one value.
+    async fn value<T: DeserializeOwned>(&self, kind: Kind, content: Content) -> (BackupManifest, T) {
+        let (manifest, artifacts) = self.published(kind).await;
+        let [(artifact, plain)] = artifacts.as_slice() else { panic!("{artifacts:?}") };
+        assert_eq!(artifact.content, content);
+        (manifest, serde_json::from_slice(plain).unwrap())
+    }
+
+    async fn is_published(&self, kind: Kind) -> bool {
+        let bucket = self.aws.bucket(&self.plan.buckets.backups);
+        bucket.get(&self.id(kind).manifest_key()).await.unwrap().is_some()
+    }
+}
+
+fn contains(bytes: &[u8], part: &[u8]) -> bool {
+    bytes.windows(part.len()).any(|window| window == part)
+}
+
+async fn furnish(cluster: &LabCluster) {
+    let admin = cluster.admin();
+    let meta = |name: &str| json!({"name": name, "namespace": "sparc"});
+    let secret = json!({"apiVersion": "v1", "kind": "Secret", "metadata": meta("database"), "stringData": {"password": PASSWORD}});
+    admin.create("/api/v1/namespaces/sparc/secrets", &secret).await.unwrap();
+    let claim = json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": meta("data"),
+        "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "8Gi"}}}});
+    admin.create("/api/v1/namespaces/sparc/persistentvolumeclaims", &claim).await.unwrap();
+    for (kind, plural, scope) in [
+        ("VolumeSnapshot", "volumesnapshots", "Namespaced"),
+        ("VolumeSnapshotContent", "volumesnapshotcontents", "Cluster"),
+    ] {
+        let definition = json!({
+            "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+            "metadata": {"name": format!("{plural}.snapshot.storage.k8s.io"),
+                "annotations": {"api-approved.kubernetes.io": "https://github.com/kubernetes-csi/external-snapshotter/pull/665"}},
+            "spec": {"group": "snapshot.storage.k8s.io", "scope": scope,
+                "names": {"kind": kind, "plural": plural, "singular": kind.to_lowercase(), "listKind": format!("{kind}List")},
+                "versions": [{"name": "v1", "served": true, "storage": true, "subresources": {"status": {}},
+                    "schema": {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}}}]},
+        });
+        admin.create("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", &definition).await.unwrap();
+    }
+    for plural in ["namespaces/sparc/volumesnapshots", "volumesnapshotcontents"] {
+        let path = format!("/apis/snapshot.storage.k8s.io/v1/{plural}");
+        let mut looks = 0;
+        while admin.get(&path).await.unwrap().is_none() {
+            looks += 1;
+            assert!(looks < 200, "{path} is never served");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+}
+
+async fn the_cluster_is_taken_when_its_volumes_are_and_its_secrets_are_sealed(platform: &Platform) {
+    let admin = platform.primary.admin();
+    let denied = platform.take(Kind::Cluster).await.unwrap_err();
+    assert_eq!(denied.fault(), Fault::Refused, "{}", chain(&denied));
+    give_rights(&platform.primary).await;
+
+    let waiting = platform.take(Kind::Cluster).await.unwrap_err();
+    assert_eq!(waiting.fault(), Fault::NotYet, "{}", chain(&waiting));
+    assert!(chain(&waiting).contains("0 of 1 volume snapshots can be used; waiting for `data-20261126-020000`"));
+    assert!(!platform.is_published(Kind::Cluster).await);
+
+    // The snapshot controller and its driver.
+    let snapshots = "/apis/snapshot.storage.k8s.io/v1/namespaces/sparc/volumesnapshots";
+    let ready = json!({"status": {"readyToUse": true, "creationTime": "2026-11-26T02:00:05Z", "restoreSize": "8Gi"}});
+    admin.merge(&format!("{snapshots}/data-20261126-020000/status"), &ready).await.unwrap();
+
+    let outcome = platform.take(Kind::Cluster).await.unwrap();
+    assert_eq!((outcome.artifacts, outcome.already), (2, false));
+    let (manifest, artifacts) = platform.published(Kind::Cluster).await;
+    let Source::Kubernetes { cluster, server_version, counts } = &manifest.source else { panic!("{manifest:?}") };
+    assert_eq!((cluster.as_str(), counts["v1/Secret"]), ("sparc-prod-us-east-1", 1));
+    assert!(server_version.starts_with("v1."), "{server_version}");
+
+    let [(resources, lines), (volumes, snapshots)] = artifacts.as_slice() else { panic!("{artifacts:?}") };
+    assert_eq!((&resources.content, &volumes.content), (&Content::ClusterResources, &Content::VolumeSnapshots));
+    assert!(!contains(lines, PASSWORD.as_bytes()));
+    let first = lines.split_inclusive(|byte| *byte == b'\n').next().unwrap();
+    let key = ExportReader::begin(first).unwrap().header().key.clone();
+    let keys = platform.aws.keys(&platform.plan.regions.tertiary).key(&platform.plan.backups.kms_key);
+    let mut check = ExportCheck::with_key(keys.unwrap(&key).await.unwrap());
+    check.feed(lines).unwrap();
+    let (header, summary) = check.finish().unwrap();
+    assert_eq!((header.identity.backup, &summary.counts), (platform.id(Kind::Cluster), counts));
+    let snapshots: Vec<VolumeSnapshot> = serde_json::from_slice(snapshots).unwrap();
+    assert_eq!((snapshots.len(), snapshots[0].ready, snapshots[0].claim.as_str()), (1, true, "data"));
+
+    assert!(platform.take(Kind::Cluster).await.unwrap().already, "taken once");
+}
+
+async fn a_sample_of_objects_goes_on_where_the_last_one_ended(platform: &Platform) {
+    let put = async |key: &str| {
+        platform.aws.objects().put(key, "video/mp4", "1".into(), Precondition::None).await.unwrap();
+    };
+    for n in 0..12 {
+        put(&format!("videos/{n:02}")).await;
+    }
+    platform.emulated.stop_replication().await.unwrap();
+    put("videos/late").await;
+    platform.take(Kind::Objects).await.unwrap();
+    let (manifest, seen) = platform.value::<ReplicationSample>(Kind::Objects, Content::ReplicationStatus).await;
+    let expected = Source::Bucket { bucket: "sparc-videos-prod".to_owned(), replica: "sparc-videos-backup".to_owned() };
+    assert_eq!(manifest.source, expected);
+    assert_eq!((seen.checked, seen.valid, seen.wrong()), (13, 12, 1));
+    assert_eq!(seen.findings[0].reason, ObjectReason::NeverReplicated);
+    let cursor = platform.aws.evidence().get("backups/objects/sparc-videos-prod/cursor.json").await.unwrap().unwrap();
+    assert_eq!(serde_json::from_slice::<Value>(&cursor.body).unwrap(), json!({"after": null}), "it came to the end");
+}
+
+async fn images_are_compared_and_the_closure_is_listed(platform: &Platform) {
+    platform.emulated.forget_image("sparc/auth").await.unwrap();
+    platform.take(Kind::Registry).await.unwrap();
+    let (_, digests) = platform.value::<ImageDigests>(Kind::Registry, Content::ImageDigests).await;
+    assert_eq!(
+        (digests.comparison.missing + digests.comparison.on_their_way, digests.source.len()),
+        (1, digests.copy.len() + 1)
+    );
+
+    platform.take(Kind::Closure).await.unwrap();
+    let (_, closure) = platform.value::<Closure>(Kind::Closure, Content::RecoveryClosure).await;
+    assert!(!closure.is_closed());
+    let bundle = closure.items.iter().find(|item| item.need.kind == NeedKind::Bundle).unwrap();
+    assert_ne!(bundle.found, recovery::closure::Found::Present, "nobody has uploaded it here");
+    let key = closure.items.iter().find(|item| item.need.kind == NeedKind::Key).unwrap();
+    assert_eq!(key.found, recovery::closure::Found::Present, "{key:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_no_database_is_backed_up_too() {
+    let platform = platform().await;
+    furnish(&platform.primary).await;
+    the_cluster_is_taken_when_its_volumes_are_and_its_secrets_are_sealed(&platform).await;
+    a_sample_of_objects_goes_on_where_the_last_one_ended(&platform).await;
+    images_are_compared_and_the_closure_is_listed(&platform).await;
+}
