@@ -53,7 +53,9 @@ pub async fn backups(args: BackupsArgs) -> Result<u8, Problem> {
         }
     };
     let late = |_| Problem::failed(format!("{bucket} did not answer within {} s; try again", PATIENCE.as_secs()));
-    let unread = |error: StoreError| Problem::failed(format!("{bucket} cannot be read: {}; see `drctl deploy check`", chain(&error)));
+    let unread = |error: StoreError| {
+        Problem::failed(format!("{bucket} cannot be read: {}; see `drctl deploy check`", chain(&error)))
+    };
     tokio::time::timeout(PATIENCE, look).await.map_err(late)?.map_err(unread)
 }
 
@@ -96,7 +98,8 @@ fn show(plan: &Plan, standings: &[(&Policy, Standing)], now: Timestamp) {
             verdict(policy, standing),
         ]);
     }
-    let is_good = |row: usize| standings.get(row - 1).is_some_and(|(_, standing)| standing.fresh && standing.proven_in_time);
+    let is_good =
+        |row: usize| standings.get(row - 1).is_some_and(|(_, standing)| standing.fresh && standing.proven_in_time);
     let painted = |row: usize, column: usize, cell: &str| match (row, column) {
         (0, _) => paint.bold(cell),
         (_, VERDICT) if is_good(row) => paint.good(cell),
@@ -151,7 +154,9 @@ fn tell_one(one: &One) {
     let paint = Paint::stdout();
     println!("{}", paint.bold(&one.backup.to_string()));
     match &one.receipt {
-        Some(receipt) => println!("complete since {}, kept until {}", utc(receipt.completed_at), utc(receipt.retain_until)),
+        Some(receipt) => {
+            println!("complete since {}, kept until {}", utc(receipt.completed_at), utc(receipt.retain_until))
+        }
         None => println!("{}", paint.bad("never completed: there is no receipt of it")),
     }
     if one.expired {
