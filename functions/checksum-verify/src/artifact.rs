@@ -88,7 +88,8 @@ fn present(artifact: &Artifact, seen: Option<&ObjectVersion>) -> Vec<Finding> {
         return at(Reason::Truncated, format!("{} has {is} bytes and was written with {was}", artifact.content));
     }
     if let Some(checksum) = seen.crc64nvme.as_ref().filter(|checksum| **checksum != artifact.crc64nvme) {
-        let says = format!("S3 keeps the CRC64NVME {checksum} for {}, written was {}", artifact.content, artifact.crc64nvme);
+        let says =
+            format!("S3 keeps the CRC64NVME {checksum} for {}, written was {}", artifact.content, artifact.crc64nvme);
         return at(Reason::StoredDigest, says);
     }
     if seen.archived {

@@ -4,7 +4,13 @@ use recovery::backup::{Finding, Reason, Rung};
 
 /// A finding with the remedy of its reason.
 pub fn finding(rung: Rung, reason: Reason, artifact: Option<&str>, says: impl Into<String>) -> Finding {
-    Finding { rung, reason, artifact: artifact.map(str::to_owned), says: says.into(), remedy: remedy(reason).to_owned() }
+    Finding {
+        rung,
+        reason,
+        artifact: artifact.map(str::to_owned),
+        says: says.into(),
+        remedy: remedy(reason).to_owned(),
+    }
 }
 
 /// What a person does.
@@ -20,7 +26,9 @@ pub const fn remedy(reason: Reason) -> &'static str {
         Reason::ManifestChanged => {
             "restore nothing from it; read the version that the receipt names, and find out who wrote the other"
         }
-        Reason::ManifestUnreadable => "take a new backup now; read the manifest by eye before anything is restored from it",
+        Reason::ManifestUnreadable => {
+            "take a new backup now; read the manifest by eye before anything is restored from it"
+        }
         Reason::Structure => "take a new backup now; restore from an older one that is proven",
         Reason::OtherContent => "find out how it came there; restore from another backup until that is known",
         Reason::NotCovered => "compare the plan with the server; take a new backup when they agree",

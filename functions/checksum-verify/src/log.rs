@@ -4,7 +4,7 @@
 //! whose `verify` does not find the hole either). So the names are compared with those that the history of timelines asks
 //! for, and the segments are followed record by record.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use recovery::{
     backup::{BackupManifest, BackupStorage, Encoding, Finding, Kind, Reason, Rung, Source},
@@ -61,7 +61,7 @@ pub(crate) async fn behind(
         Ok(history) => history,
         Err(found) => return Ok(vec![found]),
     };
-    let last = archive.keys.keys().filter(|name| name.timeline == newest).next_back();
+    let last = archive.keys.keys().rfind(|name| name.timeline == newest);
     let end = last.map_or(*from, |name| Lsn(name.start(SEGMENT).0 + SEGMENT));
     let needed: Vec<SegmentName> = segments(&history, newest, *from, end, SEGMENT).collect();
     let missing: Vec<&SegmentName> = needed.iter().filter(|name| !archive.keys.contains_key(name)).collect();
@@ -115,7 +115,7 @@ async fn history(
     let Some((key, size)) = archive.histories.get(&newest) else {
         return wrong(Reason::WalGap, None, format!("the history of timeline {newest} is not archived"));
     };
-    let read = |stream: &mut dyn std::io::Read| {
+    let read = |stream: &mut dyn std::io::Read| -> Result<String, Flaw> {
         let mut text = String::new();
         stream.read_to_string(&mut text).map_err(|source| Flaw::Unreadable { at: 0, source })?;
         Ok(text)
@@ -143,7 +143,7 @@ async fn follow(
     for name in needed.iter().take(MOST_SEGMENTS).copied() {
         let Some((key, size)) = archive.keys.get(&name) else { break };
         let mut here = walk;
-        let read = move |stream: &mut dyn std::io::Read| {
+        let read = move |stream: &mut dyn std::io::Read| -> Result<(Walk, Result<(), Flaw>), Flaw> {
             let followed = here.segment(name, std::io::BufReader::with_capacity(64 * 1024, stream));
             Ok((here, followed))
         };

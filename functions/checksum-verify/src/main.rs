@@ -16,7 +16,8 @@ async fn main() -> Result<(), recovery_lambda::Error> {
         },
         |wiring, request: ChecksumVerifyRequest| async move {
             let (settings, aws) = &*wiring;
-            let (backups, wal, list, evidence) = (aws.backups(), aws.wal_archive(), aws.evidence_list(), aws.evidence());
+            let (backups, wal, list, evidence) =
+                (aws.backups(), aws.wal_archive(), aws.evidence_list(), aws.evidence());
             let catalogue = Catalogue { list: &*list, evidence: &*evidence };
             let world = World { backups: &*backups, wal: &*wal, catalogue };
             let (plan, now) = (&settings.plan, Timestamp::now());

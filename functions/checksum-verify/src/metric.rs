@@ -38,10 +38,7 @@ pub fn embedded(standings: &[Stood], plan: &Plan, at: Timestamp) -> Vec<Value> {
     for stood in standings {
         let subject = stood.subject.as_deref().unwrap_or("none");
         let dimensions = [platform, ("Kind", stood.kind.word()), ("Subject", subject)];
-        let mut metrics = vec![
-            (STALE, "Count", flag(!stood.fresh)),
-            (UNPROVEN, "Count", flag(!stood.proven_in_time)),
-        ];
+        let mut metrics = vec![(STALE, "Count", flag(!stood.fresh)), (UNPROVEN, "Count", flag(!stood.proven_in_time))];
         metrics.extend(stood.age_seconds.map(|age| (AGE, "Seconds", age)));
         metrics.extend(stood.unproven_seconds.map(|age| (UNPROVEN_AGE, "Seconds", age)));
         lines.push(line(&dimensions, &metrics));
@@ -69,7 +66,14 @@ mod tests {
             fresh: true,
             proven_in_time: true,
         };
-        let none = Stood { kind: Kind::Cluster, age_seconds: None, unproven_seconds: None, fresh: false, proven_in_time: false, ..good.clone() };
+        let none = Stood {
+            kind: Kind::Cluster,
+            age_seconds: None,
+            unproven_seconds: None,
+            fresh: false,
+            proven_in_time: false,
+            ..good.clone()
+        };
         let flags = |lines: &[Value], line: usize| (lines[line][STALE].clone(), lines[line][UNPROVEN].clone());
         let lines = embedded(std::slice::from_ref(&good), &plan, at);
         assert_eq!(flags(&lines, 0), (json!(0), json!(0)));

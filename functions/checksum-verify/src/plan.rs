@@ -7,7 +7,11 @@ use recovery::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, World, findings::finding, prove::{self, HIGHEST}};
+use crate::{
+    Error, World,
+    findings::finding,
+    prove::{self, HIGHEST},
+};
 
 /// The most backups and the most artifacts of one run: what it says stands in the state of the machine, which may have
 /// 262,144 bytes. The next run takes the rest.
@@ -74,8 +78,13 @@ pub struct Stood {
 }
 
 pub(crate) async fn plan(at: Timestamp, kinds: &[Kind], plan: &Plan, world: &World<'_>) -> Result<Planned, Error> {
-    let mut planned =
-        Planned { backups: Vec::new(), artifacts: Vec::new(), standings: Vec::new(), findings: Vec::new(), more: false };
+    let mut planned = Planned {
+        backups: Vec::new(),
+        artifacts: Vec::new(),
+        standings: Vec::new(),
+        findings: Vec::new(),
+        more: false,
+    };
     let wanted = |policy: &&Policy| kinds.is_empty() || kinds.contains(&policy.kind);
     // The archive of the log has no manifests; it is proven with the base backup that it continues.
     for policy in plan.backups.policies.iter().filter(|policy| policy.kind != Kind::Wal).filter(wanted) {
@@ -154,7 +163,10 @@ fn stale(policy: &Policy, subject: &str, standing: &Standing) -> Option<Finding>
         None => (Reason::Missing, format!("there is no {kind} backup of `{subject}`")),
         Some(age) => {
             let hours = age as f64 / 3600.0;
-            (Reason::Stale, format!("the newest {kind} backup of `{subject}` is {hours:.1} h old, the plan allows {within}"))
+            (
+                Reason::Stale,
+                format!("the newest {kind} backup of `{subject}` is {hours:.1} h old, the plan allows {within}"),
+            )
         }
     };
     Some(finding(Rung::Present, reason, None, says))

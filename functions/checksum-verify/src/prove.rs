@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use recovery::{
     backup::{
         ArtifactProof, BackupId, BackupManifest, BackupStorage, Content, Counts, Finding, Kind, Proof, Reason, Rung,
@@ -84,18 +84,18 @@ fn covers(manifest: &BackupManifest, plan: &Plan) -> Vec<Finding> {
             let wanted = policy.unwrap_or(&plan.postgresql.databases);
             let mut found = Vec::new();
             for name in wanted {
-                if !has(&|content| matches!(content, Content::Dump { database, .. } if database == name)) {
+                if !has(&|content: &Content| matches!(content, Content::Dump { database, .. } if database == name)) {
                     found.push(missing(format!("the plan's database `{name}` is not in it")));
                 } else if !databases.iter().any(|facts| facts.name == *name) {
                     found.push(missing(format!("the manifest says nothing of what `{name}` held")));
                 }
             }
-            if !has(&|content| *content == Content::Globals) {
+            if !has(&|content: &Content| *content == Content::Globals) {
                 found.push(missing("the globals are not in it: roles and grants would be lost".to_owned()));
             }
             found
         }
-        (Kind::Physical, _) if !has(&|content| *content == Content::BaseBackup) => {
+        (Kind::Physical, _) if !has(&|content: &Content| *content == Content::BaseBackup) => {
             vec![missing("there is no base backup in it".to_owned())]
         }
         _ => Vec::new(),
@@ -230,19 +230,31 @@ async fn keep(
     };
     findings.extend(parts.into_iter().flat_map(|part| part.findings));
     let took = began.elapsed();
+    let proven_at = now.saturating_add(took).unwrap_or(now);
+    let latest = proven_at.saturating_add(SignedDuration::from_mins(1)).unwrap_or(proven_at);
     let proof = Proof {
         backup: backup.clone(),
         manifest_sha256: looked.sha256,
         rung: reached,
         asked: rung,
-        proven_at: now.saturating_add(took).unwrap_or(now),
+        proven_at,
         took_seconds: took.as_secs_f64(),
         by: run.to_owned(),
         artifacts,
         bytes,
         findings,
     };
-    put_json(world.catalogue.evidence, &backup.proof_key(proof.proven_at), &proof, Precondition::None).await?;
+    let mut proof = proof;
+    // Added, never replaced: keys are of a second, and two looks may end in one.
+    while let Err(error) =
+        put_json(world.catalogue.evidence, &backup.proof_key(proof.proven_at), &proof, Precondition::Absent).await
+    {
+        let taken = matches!(error, StoreError::PreconditionFailed { .. }) && proof.proven_at < latest;
+        if !taken {
+            return Err(error.into());
+        }
+        proof.proven_at = proof.proven_at.saturating_add(SignedDuration::from_secs(1)).unwrap_or(latest);
+    }
     for found in &proof.findings {
         let (reason, artifact) = (found.reason, found.artifact.as_deref().unwrap_or("the backup"));
         tracing::warn!(backup.id = %backup, ?reason, artifact, "`{backup}` is not as it should be: {artifact}: {}", found.says);

@@ -111,7 +111,9 @@ fn digest<T>(
             Encoding::Zstd => Decoded::zstd(&mut stored),
         };
         match decoded {
-            Err(error) => (Err(io::Error::new(error.kind(), error.to_string())), Err(Flaw::Unreadable { at: 0, source: error })),
+            Err(error) => {
+                (Err(io::Error::new(error.kind(), error.to_string())), Err(Flaw::Unreadable { at: 0, source: error }))
+            }
             Ok(decoded) => {
                 let mut plain = Tap::new(decoded);
                 let structure = read(&mut plain);

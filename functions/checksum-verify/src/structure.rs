@@ -7,14 +7,20 @@ use std::{
 
 use recovery::{
     backup::{Artifact, BackupManifest, Content, DatabaseFacts, DumpFormat, Reason, Source},
+    closure::Closure,
+    cluster_state::{ExportError, VolumeSnapshot},
+    fault::chain,
     lsn::Lsn,
+    registry::ImageDigests,
+    replication::ReplicationSample,
 };
 use recovery_archive::{
     Flaw,
     base::{self, Base},
     custom::{self, Dump},
 };
-use serde::de::IgnoredAny;
+use recovery_export::ExportCheck;
+use serde::de::DeserializeOwned;
 
 /// What was in an archive.
 #[derive(Debug)]
@@ -27,8 +33,10 @@ pub enum Facts {
     Base(Box<Base>),
     /// SQL, complete to its last line.
     Sql,
-    /// So many JSON documents.
-    Documents(u64),
+    /// Resources of a cluster, by kind.
+    Cluster(BTreeMap<String, u64>),
+    /// A document of a known form, and what it says is wrong with the platform.
+    Document(Option<String>),
 }
 
 /// How the last lines of SQL must look. `gunzip -t` passes a dump whose pg_dump died: only these tell.
@@ -55,11 +63,11 @@ pub fn read(content: &Content, stream: &mut dyn Read) -> Result<Facts, Flaw> {
         Content::Dump { format: DumpFormat::Plain, .. } => sql(stream, END_OF_DUMP),
         Content::Globals => sql(stream, END_OF_GLOBALS),
         Content::BaseBackup => base::read(stream).map(Box::new).map(Facts::Base),
-        Content::ClusterResources
-        | Content::VolumeSnapshots
-        | Content::ReplicationStatus
-        | Content::ImageDigests
-        | Content::RecoveryClosure => documents(stream),
+        Content::ClusterResources => cluster(stream),
+        Content::VolumeSnapshots => document(stream, unready),
+        Content::ReplicationStatus => document(stream, unreplicated),
+        Content::ImageDigests => document(stream, uncopied),
+        Content::RecoveryClosure => document(stream, open),
     }
 }
 
@@ -81,24 +89,61 @@ fn sql(stream: &mut dyn Read, end: &str) -> Result<Facts, Flaw> {
     Err(Flaw::Truncated { at, inside: format!("the SQL: its last line `{end}` is missing") })
 }
 
-fn documents(stream: &mut dyn Read) -> Result<Facts, Flaw> {
-    let mut documents = serde_json::Deserializer::from_reader(BufReader::new(stream)).into_iter::<IgnoredAny>();
-    let mut count = 0;
-    while let Some(document) = documents.next() {
-        let at = documents.byte_offset() as u64;
-        match document {
-            Ok(_) => count += 1,
-            Err(error) if error.is_eof() => {
-                return Err(Flaw::Truncated { at, inside: format!("document {}", count + 1) });
+fn cluster(stream: &mut dyn Read) -> Result<Facts, Flaw> {
+    let (mut check, mut window, mut at) = (ExportCheck::new(), vec![0; 64 * 1024], 0);
+    let malformed = |at, error: &ExportError| Flaw::Malformed { at, what: chain(error) };
+    loop {
+        match stream.read(&mut window) {
+            Ok(0) => break,
+            Ok(count) => {
+                check.feed(&window[..count]).map_err(|error| malformed(at, &error))?;
+                at += count as u64;
             }
-            Err(error) if error.is_io() => return Err(Flaw::Unreadable { at, source: io::Error::from(error) }),
-            Err(error) => return Err(Flaw::Malformed { at, what: error.to_string() }),
+            Err(source) => return Err(Flaw::Unreadable { at, source }),
         }
     }
-    if count == 0 {
-        return Err(Flaw::Truncated { at: 0, inside: "the first document".to_owned() });
+    let (_, summary) = check.finish().map_err(|error| malformed(at, &error))?;
+    Ok(Facts::Cluster(summary.counts))
+}
+
+/// One JSON document of a known form, and what it says is wrong.
+fn document<T: DeserializeOwned>(stream: &mut dyn Read, wrong: fn(&T) -> Option<String>) -> Result<Facts, Flaw> {
+    let read = serde_json::from_reader::<_, T>(BufReader::new(stream));
+    match read {
+        Ok(document) => Ok(Facts::Document(wrong(&document))),
+        Err(error) if error.is_eof() => Err(Flaw::Truncated { at: 0, inside: "the document".to_owned() }),
+        Err(error) if error.is_io() => Err(Flaw::Unreadable { at: 0, source: io::Error::from(error) }),
+        Err(error) => Err(Flaw::Malformed { at: 0, what: error.to_string() }),
     }
-    Ok(Facts::Documents(count))
+}
+
+#[expect(clippy::ptr_arg, reason = "the form of the document")]
+fn unready(snapshots: &Vec<VolumeSnapshot>) -> Option<String> {
+    let unready: Vec<&str> =
+        snapshots.iter().filter(|snapshot| !snapshot.ready).map(|snapshot| snapshot.claim.as_str()).collect();
+    (!unready.is_empty()).then(|| format!("no volume can be made from the snapshots of {}", unready.join(", ")))
+}
+
+fn unreplicated(sample: &ReplicationSample) -> Option<String> {
+    let wrong = sample.wrong();
+    (wrong > 0).then(|| {
+        format!(
+            "{wrong} of {} objects of `{}` are not in `{}` as they should be",
+            sample.checked, sample.source, sample.copy
+        )
+    })
+}
+
+fn uncopied(digests: &ImageDigests) -> Option<String> {
+    let (missing, first) = (digests.comparison.missing, digests.comparison.missing_images.first());
+    (missing > 0)
+        .then(|| format!("the copy lacks {missing} images, such as {}", first.map_or("none named", String::as_str)))
+}
+
+fn open(closure: &Closure) -> Option<String> {
+    let Closure { checked, missing, unknown, .. } = closure;
+    (!closure.is_closed())
+        .then(|| format!("of {checked} things that a failover needs {missing} are missing and {unknown} unknown"))
 }
 
 /// What contradicts the manifest, and why it matters.
@@ -111,6 +156,11 @@ pub fn compare(artifact: &Artifact, manifest: &BackupManifest, facts: &Facts) ->
         (Facts::Base(base), _, Source::PostgreSql { system_identifier, timeline, from_lsn, to_lsn, .. }) => {
             compare_base(base, system_identifier.as_deref(), *timeline, *from_lsn, *to_lsn)
         }
+        (Facts::Cluster(counts), _, Source::Kubernetes { counts: said, .. }) if counts != said => {
+            let (is, was): (u64, u64) = (counts.values().sum(), said.values().sum());
+            vec![(Reason::Structure, format!("it holds {is} objects and was written with {was}, or others by kind"))]
+        }
+        (Facts::Document(Some(wrong)), ..) => vec![(Reason::NotCovered, wrong.clone())],
         _ => Vec::new(),
     }
 }
@@ -152,7 +202,10 @@ fn compare_base(
     let (first, last) = (base.ranges.first(), base.ranges.last());
     let contradicts = |said: Option<Lsn>, is: Option<Lsn>| said.is_some_and(|said| is != Some(said));
     if contradicts(from, first.map(|range| range.start)) || contradicts(to, last.map(|range| range.end)) {
-        found.push((Reason::OtherContent, "it begins or ends at another place of the log than the manifest says".to_owned()));
+        found.push((
+            Reason::OtherContent,
+            "it begins or ends at another place of the log than the manifest says".to_owned(),
+        ));
     }
     if timeline.is_some_and(|said| first.is_some_and(|range| range.timeline != said)) {
         found.push((Reason::OtherContent, "it is of another timeline than the manifest says".to_owned()));
@@ -162,7 +215,8 @@ fn compare_base(
         found.push((Reason::NotChecked, what));
     }
     if base.unchecked > 0 {
-        let what = format!("{} files have checksums of another kind than CRC-32C, which were not compared", base.unchecked);
+        let what =
+            format!("{} files have checksums of another kind than CRC-32C, which were not compared", base.unchecked);
         found.push((Reason::NotChecked, what));
     }
     found

@@ -14,8 +14,8 @@ use lab::{
 };
 use recovery::{
     backup::{
-        Artifact, ArtifactProof, BackupId, BackupManifest, BackupTriggerRequest, Catalogue, ChecksumVerifyRequest, Content,
-        Counts, Finding, Kind, Policy, Proof, Reason, Receipt, Rung, Source, Taken,
+        Artifact, ArtifactProof, BackupId, BackupManifest, BackupTriggerRequest, Catalogue, ChecksumVerifyRequest,
+        Content, Counts, Finding, Kind, Policy, Proof, Reason, Receipt, Rung, Source, Taken,
     },
     fault::{Classified, Fault},
     plan::{Driver, Plan},
@@ -50,7 +50,8 @@ async fn platform() -> Platform {
     let mut plan = Plan::parse("plans/sparc.toml", include_str!("../../../plans/sparc.toml")).unwrap();
     plan.postgresql.driver = Driver::SelfManaged;
     plan.postgresql.ca_file = pair.primary.data().join("authority.crt").display().to_string();
-    for (server, real) in [(&mut plan.postgresql.primary, &pair.primary), (&mut plan.postgresql.standby, &pair.standby)] {
+    for (server, real) in [(&mut plan.postgresql.primary, &pair.primary), (&mut plan.postgresql.standby, &pair.standby)]
+    {
         server.host = real.host().to_owned();
         server.port = real.port();
     }
@@ -280,7 +281,8 @@ async fn a_changed_manifest_is_not_believed_whatever_it_says() {
 async fn what_digests_cannot_see_the_structure_shows() {
     let platform = platform().await;
     let whole = platform.taken_without_versions(Kind::Logical).await;
-    let plain_of = async |name: &str| zstd::stream::decode_all(&*platform.object(&dump_of(&whole, name).key).await).unwrap();
+    let plain_of =
+        async |name: &str| zstd::stream::decode_all(&*platform.object(&dump_of(&whole, name).key).await).unwrap();
     let (prod, auth) = (plain_of("sparc_prod").await, plain_of("sparc_auth").await);
     // Digested and published like that: every digest is right.
     let written = async |plain: &[u8]| {
@@ -370,11 +372,8 @@ async fn bodies_that_break_off_trickle_or_are_throttled_are_read_to_their_end_al
     let catalogue = Catalogue { list: &*list, evidence: &*evidence };
     let proofs = async || catalogue.known(Kind::Logical, "sparc-prod").await.unwrap()[0].proofs.len();
     let before = proofs().await;
-    let request = ChecksumVerifyRequest::Prove {
-        run: "test".to_owned(),
-        backup: id(Kind::Logical),
-        rung: Rung::Structure,
-    };
+    let request =
+        ChecksumVerifyRequest::Prove { run: "test".to_owned(), backup: id(Kind::Logical), rung: Rung::Structure };
     let away = platform.ask(request).await.unwrap_err();
     assert_eq!(away.fault(), Fault::Transient, "{away:?}");
     assert_eq!(proofs().await, before);
@@ -431,7 +430,9 @@ async fn what_is_old_is_marked_and_the_last_proven_one_never_is() {
     let retain = async || -> Retained {
         let request =
             ChecksumVerifyRequest::Retain { run: "test".to_owned(), at: "2026-11-26T06:00:00Z".parse().unwrap() };
-        let Response::Retained(retained) = platform.ask(request).await.unwrap() else { unreachable!("what was marked") };
+        let Response::Retained(retained) = platform.ask(request).await.unwrap() else {
+            unreachable!("what was marked")
+        };
         retained
     };
     let marked = async |backup: &BackupId| -> Vec<bool> {
@@ -445,7 +446,10 @@ async fn what_is_old_is_marked_and_the_last_proven_one_never_is() {
         found
     };
     let unproven = retain().await;
-    assert_eq!((unproven.expired.as_slice(), unproven.kept.as_slice()), (&[][..], &["logical/sparc-prod".to_owned()][..]));
+    assert_eq!(
+        (unproven.expired.as_slice(), unproven.kept.as_slice()),
+        (&[][..], &["logical/sparc-prod".to_owned()][..])
+    );
 
     platform.prove(&id_of(Kind::Logical, days[1]), Rung::Structure).await;
     let (first, second, third) =
@@ -550,7 +554,8 @@ async fn an_archive_that_ends_early_or_differs_in_one_bit_is_found_by_reading_it
     }
     // The bodies of a table, of the control file, and of the manifest.
     for mark in ["base/", "global/pg_control", "backup_manifest"] {
-        let header = archive.chunks(512).position(|block| block.starts_with(mark.as_bytes()) && block[156] == b'0').unwrap();
+        let header =
+            archive.chunks(512).position(|block| block.starts_with(mark.as_bytes()) && block[156] == b'0').unwrap();
         let mut flipped = archive.clone();
         flipped[(header + 1) * 512 + 40] ^= 4;
         assert!(base::read(&*flipped).is_err(), "{mark}");
