@@ -11,7 +11,12 @@ use std::{
 use jiff::Timestamp;
 use recovery::{
     backup::{BackupTriggerRequest, ChecksumVerifyRequest},
-    fault::Fault, incident::Incident, notice::Stage, plan::Plan, run::Run};
+    fault::Fault,
+    incident::Incident,
+    notice::Stage,
+    plan::Plan,
+    run::Run,
+};
 use recovery_suite::FUNCTIONS;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};

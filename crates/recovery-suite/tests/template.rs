@@ -161,7 +161,10 @@ fn every_machine_is_deployed_with_exactly_the_functions_that_it_calls() {
         let needed = ["states:DescribeExecution", "states:StartExecution", "states:StopExecution"].map(str::to_owned);
         assert_eq!(may, if distributed { needed.into() } else { BTreeSet::new() }, "{name}");
         for statement in children {
-            assert!(statement["Resource"].to_string().contains(&format!("${{Platform}}-{name}")), "{name}: {statement}");
+            assert!(
+                statement["Resource"].to_string().contains(&format!("${{Platform}}-{name}")),
+                "{name}: {statement}"
+            );
         }
         assert_eq!(actions(invoke[0]), BTreeSet::from(["lambda:InvokeFunction".to_owned()]));
         let allowed: BTreeSet<String> = list(&invoke[0]["Resource"]).iter().map(|arn| arn.to_string()).collect();
@@ -247,7 +250,10 @@ fn roles_reach_other_regions_only_where_the_table_of_calls_does() {
                 assert!(!secondary || homes.contains(&Home::Secondary), "{function}: {action} on {resource}");
                 // Names of buckets have no region.
                 let elsewhere = !homes.contains(&Home::Tertiary) && !global && !action.starts_with("s3:");
-                assert!(!elsewhere || primary || secondary, "{function}: {action} on {resource}, which is in no other region");
+                assert!(
+                    !elsewhere || primary || secondary,
+                    "{function}: {action} on {resource}, which is in no other region"
+                );
                 assert_eq!(global, homes.contains(&Home::UsEast1), "{function}: {action} on {resource}");
             }
         }
@@ -378,6 +384,38 @@ fn the_alarm_counts_what_the_probe_emits_and_the_rule_waits_for_it() {
     let schedule = of_type(&template, "AWS::Scheduler::Schedule")["ProbeSchedule"];
     let input: Value = serde_json::from_str(schedule["Target"]["Input"].as_str().unwrap()).unwrap();
     serde_json::from_value::<verify_recovery::Request>(input).unwrap();
+}
+
+#[test]
+fn the_alarms_on_backups_count_what_the_verification_emits_and_the_bucket_expires_what_it_marks() {
+    use checksum_verify::{EXPIRED, RETENTION_TAG, metric};
+    let template = template("template.yaml");
+    let plan = recovery::plan::Plan::read(&root().join("plans/sparc.toml")).unwrap();
+    let emitted = &metric::embedded(&[], &plan, jiff::Timestamp::UNIX_EPOCH)[0];
+    let directive = &emitted["_aws"]["CloudWatchMetrics"][0];
+    let alarms = of_type(&template, "AWS::CloudWatch::Alarm");
+    for (name, metric) in [("BackupStaleAlarm", metric::STALE), ("BackupUnprovenAlarm", metric::UNPROVEN)] {
+        let alarm = alarms[name];
+        assert_eq!((&alarm["Namespace"], &alarm["MetricName"]), (&directive["Namespace"], &json!(metric)));
+        assert!(directive["Metrics"].as_array().unwrap().iter().any(|one| one["Name"] == metric), "{directive}");
+        let named: Vec<&Value> = alarm["Dimensions"].as_array().unwrap().iter().map(|one| &one["Name"]).collect();
+        assert_eq!(json!([named]), directive["Dimensions"], "{name}");
+        assert_eq!(alarm["TreatMissingData"], "breaching", "{name}: nobody looked, so nothing is known");
+    }
+    let rules = &of_type(&template, "AWS::S3::Bucket")["BackupsBucket"]["LifecycleConfiguration"]["Rules"];
+    for rule in rules.as_array().unwrap().iter().filter(|rule| !rule["ExpirationInDays"].is_null()) {
+        assert_eq!(rule["TagFilters"], json!([{ "Key": RETENTION_TAG, "Value": EXPIRED }]), "{rule}");
+    }
+    let schedules = of_type(&template, "AWS::Scheduler::Schedule");
+    for (schedule, machine) in
+        [("NightlyBackupSchedule", "nightly-backup"), ("VerifyBackupsSchedule", "verify-backups")]
+    {
+        let input: Value = serde_json::from_str(schedules[schedule]["Target"]["Input"].as_str().unwrap()).unwrap();
+        let text = fs::read_to_string(root().join(format!("statemachines/{machine}.asl.json"))).unwrap();
+        for field in input.as_object().unwrap().keys() {
+            assert!(text.contains(&format!("$run.event.{field}")), "{machine} passes over `{field}`");
+        }
+    }
 }
 
 /// Everything that calls something asynchronously says where an undeliverable call goes.

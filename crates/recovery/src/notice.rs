@@ -205,12 +205,13 @@ fn about_backups(plan: &Plan, run: &Run, stage: Stage) -> Notice {
     subject.retain(|c| c.is_ascii() && !c.is_ascii_control());
     let mut sentences: Vec<String> = Vec::new();
     sentences.extend(run.failure.iter().map(|failure| format!("{}: {}", failure.state, failure.message())));
-    for taken in run.backups.iter() {
-        sentences.extend(taken.missed.iter().map(|missed| format!("`{}` was not taken: {}", missed.backup, missed.cause)));
+    if let Some(taken) = &run.backups {
+        sentences
+            .extend(taken.missed.iter().map(|missed| format!("`{}` was not taken: {}", missed.backup, missed.cause)));
         let (whole, due) = (taken.taken.len(), taken.due);
         sentences.push(format!("{whole} of {due} backups are complete"));
     }
-    for proofs in run.proofs.iter() {
+    if let Some(proofs) = &run.proofs {
         sentences.extend(proofs.stale.iter().cloned());
         let unread = |missed: &BackupMissed| format!("`{}` could not be read: {}", missed.backup, missed.cause);
         sentences.extend(proofs.unread.iter().map(unread));

@@ -479,7 +479,8 @@ impl Run {
             self.reversal.iter().filter_map(|reversal| reversal.fence.as_ref()).any(|fence| fence.stays.is_some());
         let promoted = self.promotion.is_some() || stays;
         if self.failure.is_none() && (self.backups.is_some() || self.proofs.is_some()) {
-            let good = self.backups.iter().all(BackupsTaken::is_whole) && self.proofs.iter().all(BackupsProven::is_good);
+            let good =
+                self.backups.iter().all(BackupsTaken::is_whole) && self.proofs.iter().all(BackupsProven::is_good);
             return if good { RunOutcome::Recovered } else { RunOutcome::Incomplete };
         }
         match (&self.failure, &self.reached) {

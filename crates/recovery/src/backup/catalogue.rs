@@ -72,7 +72,6 @@ pub struct Newest {
 #[serde(deny_unknown_fields)]
 pub struct Proven {
     /// What restore takes.
-    #[serde(flatten)]
     pub verified: VerifiedBackup,
     /// How long it took to prove it.
     pub took_seconds: f64,
@@ -263,7 +262,9 @@ mod tests {
     fn what_is_old_goes_and_the_last_proven_one_never_does() {
         let plan = Plan::parse("plans/sparc.toml", SPARC).unwrap();
         let policy = plan.backups.policy(Kind::Logical).unwrap();
-        let id = |day: &str| BackupId::new(Kind::Logical, "sparc-prod", format!("{day}T02:00:00Z").parse().unwrap()).unwrap();
+        let id = |day: &str| {
+            BackupId::new(Kind::Logical, "sparc-prod", format!("{day}T02:00:00Z").parse().unwrap()).unwrap()
+        };
         let days = ["2026-11-26", "2026-11-01", "2026-10-20", "2026-10-01", "2026-09-01"];
         let known: Vec<Known> = days
             .map(|day| Known { backup: id(day), complete: day != "2026-10-01", expired: false, proofs: Vec::new() })
