@@ -340,6 +340,8 @@ pub const CALLS: &[Call] = &[
     Call { function: "backup-trigger", action: Some("take"), home: Home::Primary, blocking: false, ..LIST_OBJECTS },
     Call { function: "backup-trigger", action: Some("take"), home: Home::Primary, blocking: false, ..HEAD_OBJECT },
     Call { function: "backup-trigger", action: Some("take"), home: Home::Secondary, blocking: false, ..HEAD_OBJECT },
+    Call { function: "backup-trigger", action: Some("take"), home: Home::Primary, blocking: false, ..GET_OBJECT },
+    Call { function: "backup-trigger", action: Some("take"), home: Home::Secondary, blocking: false, ..GET_OBJECT },
     Call { home: Home::Primary, ..DESCRIBE_REPOSITORIES },
     Call { home: Home::Primary, ..DESCRIBE_IMAGES },
     DESCRIBE_REPOSITORIES,

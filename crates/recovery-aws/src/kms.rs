@@ -26,7 +26,7 @@ impl Kms {
 
     /// Data keys that are wrapped by this key.
     pub fn key(&self, id: &str) -> KmsKey {
-        KmsKey { client: self.client.clone(), id: id.to_owned() }
+        KmsKey { client: Client::clone(&self.client), id: id.to_owned() }
     }
 }
 

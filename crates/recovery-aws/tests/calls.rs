@@ -114,6 +114,10 @@ const REACHES: [(&str, &str); 20] = [
     (".records(", "Route53"),
     (".distribution(", "CloudFront"),
     (".messenger()", "SNS"),
+    ("takers(", "ECR"),
+    ("takers(", "KMS"),
+    ("takers(", "STS"),
+    ("takers(", "SecretsManager"),
 ];
 
 #[test]

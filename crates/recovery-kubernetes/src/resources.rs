@@ -80,7 +80,14 @@ impl Cluster {
             versions.sort_by_key(|version| Some(*version) != preferred);
             for version in versions {
                 let doing = format!("asking which resources `{version}` has");
-                let list = self.ask(&doing, client.list_api_group_resources(version)).await?;
+                let list = match self.ask(&doing, client.list_api_group_resources(version)).await {
+                    // Seen while the server was about to add or to remove the group.
+                    Err(Error::Missing { cluster, .. }) => {
+                        let said = "it lists the version and does not serve it".to_owned();
+                        return Err(Error::Unavailable { cluster, doing, code: 404, said });
+                    }
+                    answer => answer?,
+                };
                 found.extend(list.resources.into_iter().map(|one| (group.name.clone(), version.to_owned(), one)));
             }
         }

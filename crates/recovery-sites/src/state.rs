@@ -60,6 +60,7 @@ fn taker(kind: Kind, settings: &Settings, aws: &Aws) -> Result<Option<Box<dyn Ta
         Kind::Objects => Some(Box::new(ObjectsTaker {
             source: Arc::new(aws.videos()),
             copy: Arc::new(aws.videos_copy()),
+            markers: [aws.objects(), aws.objects_copy()],
             evidence: aws.evidence(),
             within: objects_within(plan),
         })),

@@ -468,6 +468,17 @@ fn backups(plan: &Plan, found: &mut Found) {
             );
         }
     }
+    if let [first, rest @ ..] = plan.backups.cluster.volumes.as_slice() {
+        let others = if rest.is_empty() { String::new() } else { format!(" and {} others", rest.len()) };
+        found.warning(
+            "volumes:region".to_owned(),
+            format!(
+                "the snapshots of `{}`{others} lie in {}, where their storage is, and are lost with it",
+                first.claim, plan.regions.primary
+            ),
+            "have the storage copy them to another region (for EBS: Data Lifecycle Manager), and accept this with that reason",
+        );
+    }
 }
 
 /// A scenario cannot allow more than its services do, or be answered by what is not there.
@@ -710,6 +721,11 @@ mod tests {
                 "a class that costs longer than it keeps",
                 with("retention_days = 30", "retention_days = 29"),
                 "minimum:snapshot",
+            ),
+            (
+                "snapshots that are lost with their region",
+                with("cluster_resources = true", "volume = [{ namespace = \"sparc-prod\", claim = \"data\" }]"),
+                "volumes:region",
             ),
             ("files of a managed server", with("kind = \"snapshot\"", "kind = \"physical\""), "driver:physical"),
             ("streaming without an archive", with("archive_timeout = \"5 min\"", ""), "rpo:postgresql"),

@@ -146,6 +146,9 @@ pub struct ReplicationSample {
     pub reasons: BTreeMap<ObjectReason, u64>,
     /// Age of the oldest object that is on its way: the copy is at least this far behind.
     pub lag_at_least_seconds: Option<f64>,
+    /// How much older the newest heartbeat among the copies is than that among the originals; unknown if the watcher writes
+    /// none, or it cannot be read.
+    pub marker_behind_seconds: Option<f64>,
     /// The first of those with something wrong.
     pub findings: Vec<ObjectFinding>,
 }
@@ -191,6 +194,7 @@ pub async fn look(source: &dyn Objects, copy: &dyn Objects, look: &Look<'_>) -> 
         gone: 0,
         reasons: BTreeMap::new(),
         lag_at_least_seconds: None,
+        marker_behind_seconds: None,
         findings: Vec::new(),
     };
     let mut answers = stream::iter(sample.keys())

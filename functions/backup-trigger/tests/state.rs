@@ -18,6 +18,7 @@ use recovery::{
     cluster_state::{Selection, VolumeSelection, VolumeSnapshot},
     envelope::DataKeys,
     fault::{Classified, Fault, chain},
+    holdings::MARKER_KEY,
     plan::Plan,
     registry::ImageDigests,
     replication::{ObjectReason, ReplicationSample},
@@ -229,14 +230,23 @@ async fn a_sample_of_objects_goes_on_where_the_last_one_ended(platform: &Platfor
     for n in 0..12 {
         put(&format!("videos/{n:02}")).await;
     }
+    let mark = async |number: u64, written_at: &str| {
+        let marker = json!({"heartbeat": {"number": number, "written_at": written_at}}).to_string();
+        platform.aws.objects().put(MARKER_KEY, "application/json", marker.into(), Precondition::None).await.unwrap();
+    };
+    mark(1, "2026-11-26T02:00:00Z").await;
     platform.emulated.stop_replication().await.unwrap();
+    mark(2, "2026-11-26T02:00:07Z").await;
     put("videos/late").await;
     platform.take(Kind::Objects).await.unwrap();
     let (manifest, seen) = platform.value::<ReplicationSample>(Kind::Objects, Content::ReplicationStatus).await;
     let expected = Source::Bucket { bucket: "sparc-videos-prod".to_owned(), replica: "sparc-videos-backup".to_owned() };
     assert_eq!(manifest.source, expected);
-    assert_eq!((seen.checked, seen.valid, seen.wrong()), (13, 12, 1));
-    assert_eq!(seen.findings[0].reason, ObjectReason::NeverReplicated);
+    // The late one, and the heartbeat that the copy has an older one of.
+    assert_eq!((seen.checked, seen.valid, seen.wrong()), (14, 12, 2));
+    let reasons: Vec<ObjectReason> = seen.findings.iter().map(|finding| finding.reason).collect();
+    assert_eq!(reasons, [ObjectReason::Different, ObjectReason::NeverReplicated]);
+    assert_eq!(seen.marker_behind_seconds, Some(7.0));
     let cursor = platform.aws.evidence().get("backups/objects/sparc-videos-prod/cursor.json").await.unwrap().unwrap();
     assert_eq!(serde_json::from_slice::<Value>(&cursor.body).unwrap(), json!({"after": null}), "it came to the end");
 }

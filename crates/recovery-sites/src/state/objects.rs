@@ -6,6 +6,7 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use recovery::{
     backup::{BackupId, Content, EVIDENCE_PREFIX, Source},
+    holdings::{MARKER_KEY, Marker},
     replication::{self, Look, Objects},
     store::{ObjectStore, Precondition, get_json, put_json},
 };
@@ -20,6 +21,8 @@ const MOST_LISTED: usize = 20_000;
 pub(super) struct ObjectsTaker {
     pub source: Arc<dyn Objects>,
     pub copy: Arc<dyn Objects>,
+    /// The same two, to read the watcher's heartbeat from.
+    pub markers: [Arc<dyn ObjectStore>; 2],
     pub evidence: Arc<dyn ObjectStore>,
     pub within: Duration,
 }
@@ -53,7 +56,8 @@ impl Taker for ObjectsTaker {
             now: Timestamp::now(),
         };
         let seen = replication::look(&*self.source, &*self.copy, &look).await;
-        let seen = seen.map_err(|error| TakeError::source("looking at replicated objects", error))?;
+        let mut seen = seen.map_err(|error| TakeError::source("looking at replicated objects", error))?;
+        seen.marker_behind_seconds = self.marker_behind_seconds().await;
         super::write(sink, "replication.json", Content::ReplicationStatus, &seen).await?;
         // Kept last: a look that was not written is taken again.
         let next = Cursor { after: seen.next.clone() };
@@ -62,4 +66,18 @@ impl Taker for ObjectsTaker {
         let source = Source::Bucket { bucket: seen.source, replica: seen.copy };
         Ok(Made { tool: super::tool("recovery-aws"), source })
     }
+}
+
+impl ObjectsTaker {
+    async fn marker_behind_seconds(&self) -> Option<f64> {
+        let [source, copy] = &self.markers;
+        let (source, copy) = tokio::join!(written_at(&**source), written_at(&**copy));
+        Some(copy?.duration_until(source?).as_secs_f64())
+    }
+}
+
+/// When the heartbeat in a bucket was written.
+async fn written_at(bucket: &dyn ObjectStore) -> Option<Timestamp> {
+    let (marker, _) = get_json::<Marker>(bucket, MARKER_KEY).await.ok()??;
+    Some(marker.heartbeat.written_at)
 }
