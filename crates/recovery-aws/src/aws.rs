@@ -10,7 +10,7 @@ use aws_smithy_http_client::{
 };
 use aws_types::service_config::{LoadServiceConfig, ServiceConfigKey};
 use recovery::{
-    backup::PartStore,
+    backup::{PartStore, Taken, WalArchive},
     database::Replica,
     holdings::Registry,
     names::{Distribution, Records},
@@ -25,6 +25,7 @@ use crate::{
     ecr::Ecr,
     eks::ManagedNodeGroup,
     rds::{AuroraGlobalReplica, RdsReplica},
+    rds_snapshots::Snapshots,
     route53::HostedZone,
     s3::Bucket,
     secrets_manager::SecretsManager,
@@ -125,6 +126,11 @@ impl Aws {
         Arc::new(Bucket::new(patient_s3(&self.config), &self.plan.buckets.backups))
     }
 
+    /// The archive of the log.
+    pub fn wal_segments(&self) -> Arc<dyn WalArchive> {
+        Arc::new(Bucket::new(patient_s3(&self.config), &self.plan.buckets.wal_archive))
+    }
+
     /// The evidence bucket: fence and lease, positions, notices, approvals, reports.
     pub fn evidence(&self) -> Arc<dyn ObjectStore> {
         Arc::new(self.bucket(&self.plan.buckets.evidence))
@@ -200,6 +206,22 @@ impl Aws {
                 &postgresql.standby.instance,
             ))),
         }
+    }
+
+    /// Snapshots of the server that the plan reads backups from, copied to the tertiary region; `None` for a server that we
+    /// run ourselves.
+    pub fn snapshots(&self) -> Option<Snapshots> {
+        let (plan, regions) = (&self.plan, &self.plan.regions);
+        let (server, region) = match plan.backups.read_from {
+            Taken::Primary => (&plan.postgresql.primary, &regions.primary),
+            Taken::Standby => (&plan.postgresql.standby, &regions.secondary),
+        };
+        let client = |region| (aws_sdk_rds::Client::new(&self.config(region)), region);
+        (plan.postgresql.driver != Driver::SelfManaged).then(|| {
+            let credentials = self.config.credentials_provider();
+            let (source, tertiary) = (client(region), client(&regions.tertiary));
+            Snapshots::new(source, tertiary, credentials, &server.instance, &plan.backups.kms_key)
+        })
     }
 
     /// Step Functions of the tertiary region, where the machines are.

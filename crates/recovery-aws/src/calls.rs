@@ -146,6 +146,19 @@ const START_EXECUTION: Call = Call {
     ..GET_OBJECT
 };
 
+const TAKE_BACKUP: Call = Call { function: "backup-trigger", action: Some("take"), ..PUT_OBJECT };
+/// Asked of the region of the server that backups are read from; the plan's is the standby.
+const TAKE_SNAPSHOT: Call = Call {
+    service: "RDS",
+    operation: "CreateDBSnapshot",
+    function: "backup-trigger",
+    action: Some("take"),
+    plane: Plane::Control,
+    home: Home::Secondary,
+    blocking: true,
+    documentation: "",
+};
+
 /// The table.
 pub const CALLS: &[Call] = &[
     Call { function: "plan-failover", ..GET_OBJECT },
@@ -218,6 +231,89 @@ pub const CALLS: &[Call] = &[
     Call { function: "notify", ..PUBLISH },
     Call { function: "report", blocking: false, ..GET_OBJECT },
     Call { function: "report", blocking: false, ..PUT_OBJECT },
+    Call { function: "backup-trigger", ..GET_OBJECT },
+    Call { function: "backup-trigger", ..PUT_OBJECT },
+    Call { function: "backup-trigger", ..GET_SECRET_VALUE },
+    Call {
+        operation: "CreateMultipartUpload",
+        documentation: documentation!("AmazonS3/latest/API/API_CreateMultipartUpload.html"),
+        ..TAKE_BACKUP
+    },
+    Call {
+        operation: "UploadPart",
+        documentation: documentation!("AmazonS3/latest/API/API_UploadPart.html"),
+        ..TAKE_BACKUP
+    },
+    Call {
+        operation: "CompleteMultipartUpload",
+        documentation: documentation!("AmazonS3/latest/API/API_CompleteMultipartUpload.html"),
+        ..TAKE_BACKUP
+    },
+    Call {
+        operation: "AbortMultipartUpload",
+        documentation: documentation!("AmazonS3/latest/API/API_AbortMultipartUpload.html"),
+        ..TAKE_BACKUP
+    },
+    Call {
+        operation: "ListParts",
+        documentation: documentation!("AmazonS3/latest/API/API_ListParts.html"),
+        ..TAKE_BACKUP
+    },
+    Call {
+        operation: "ListMultipartUploads",
+        documentation: documentation!("AmazonS3/latest/API/API_ListMultipartUploads.html"),
+        ..TAKE_BACKUP
+    },
+    Call {
+        operation: "HeadObject",
+        documentation: documentation!("AmazonS3/latest/API/API_HeadObject.html"),
+        ..TAKE_BACKUP
+    },
+    Call {
+        operation: "CreateDBSnapshot",
+        documentation: documentation!("AmazonRDS/latest/APIReference/API_CreateDBSnapshot.html"),
+        ..TAKE_SNAPSHOT
+    },
+    Call {
+        operation: "DescribeDBSnapshots",
+        documentation: documentation!("AmazonRDS/latest/APIReference/API_DescribeDBSnapshots.html"),
+        ..TAKE_SNAPSHOT
+    },
+    Call {
+        operation: "CreateDBClusterSnapshot",
+        documentation: documentation!("AmazonRDS/latest/APIReference/API_CreateDBClusterSnapshot.html"),
+        ..TAKE_SNAPSHOT
+    },
+    Call {
+        operation: "DescribeDBClusterSnapshots",
+        documentation: documentation!("AmazonRDS/latest/APIReference/API_DescribeDBClusterSnapshots.html"),
+        ..TAKE_SNAPSHOT
+    },
+    Call {
+        operation: "CopyDBSnapshot",
+        home: Home::Tertiary,
+        documentation: documentation!("AmazonRDS/latest/APIReference/API_CopyDBSnapshot.html"),
+        ..TAKE_SNAPSHOT
+    },
+    Call {
+        operation: "CopyDBClusterSnapshot",
+        home: Home::Tertiary,
+        documentation: documentation!("AmazonRDS/latest/APIReference/API_CopyDBClusterSnapshot.html"),
+        ..TAKE_SNAPSHOT
+    },
+    // The copy is looked at where it is, too.
+    Call {
+        operation: "DescribeDBSnapshots",
+        home: Home::Tertiary,
+        documentation: documentation!("AmazonRDS/latest/APIReference/API_DescribeDBSnapshots.html"),
+        ..TAKE_SNAPSHOT
+    },
+    Call {
+        operation: "DescribeDBClusterSnapshots",
+        home: Home::Tertiary,
+        documentation: documentation!("AmazonRDS/latest/APIReference/API_DescribeDBClusterSnapshots.html"),
+        ..TAKE_SNAPSHOT
+    },
     Call { function: "drctl", blocking: false, ..GET_OBJECT },
     Call { function: "drctl", blocking: false, ..PUT_OBJECT },
     Call { function: "drctl", blocking: false, ..DELETE_OBJECT },

@@ -11,6 +11,7 @@ pub mod ecr;
 pub mod eks;
 pub mod eks_token;
 pub mod rds;
+pub mod rds_snapshots;
 pub mod route53;
 pub mod s3;
 mod s3_parts;

@@ -30,13 +30,15 @@ fn files(folder: &Path, ending: &str) -> Vec<(String, String)> {
 }
 
 /// The file of each service, and the client's crate in it.
-const ADAPTERS: [(&str, &str, &str); 9] = [
+const ADAPTERS: [(&str, &str, &str); 11] = [
     ("cloudfront.rs", "CloudFront", "aws_sdk_cloudfront"),
     ("ecr.rs", "ECR", "aws_sdk_ecr"),
     ("eks.rs", "EKS", "aws_sdk_eks"),
     ("rds.rs", "RDS", "aws_sdk_rds"),
+    ("rds_snapshots.rs", "RDS", "aws_sdk_rds"),
     ("route53.rs", "Route53", "aws_sdk_route53"),
     ("s3.rs", "S3", "aws_sdk_s3"),
+    ("s3_parts.rs", "S3", "aws_sdk_s3"),
     ("secrets_manager.rs", "SecretsManager", "aws_sdk_secretsmanager"),
     ("sns.rs", "SNS", "aws_sdk_sns"),
     ("step_functions.rs", "SFN", "aws_sdk_sfn"),
@@ -89,13 +91,16 @@ fn clients_are_used_in_the_file_of_their_service_and_nowhere_else() {
 }
 
 /// What a function's wiring mentions, and the service that it reaches by it.
-const REACHES: [(&str, &str); 12] = [
+const REACHES: [(&str, &str); 15] = [
     (".evidence()", "S3"),
     (".switch()", "S3"),
     (".bucket(", "S3"),
+    (".backup_parts()", "S3"),
     (".objects()", "S3"),
     (".registry()", "ECR"),
     ("databases(", "SecretsManager"),
+    ("takers(", "SecretsManager"),
+    ("takers(", "RDS"),
     (".secrets()", "SecretsManager"),
     ("node_group(", "EKS"),
     (".replica", "RDS"),

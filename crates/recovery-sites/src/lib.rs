@@ -64,6 +64,9 @@ pub fn takers(settings: &Settings, aws: &Aws) -> Result<Takers, Failure> {
     let mut takers = Takers::new();
     takers.insert(Kind::Logical, Box::new(Logical::new(source.clone())));
     takers.insert(Kind::Physical, Box::new(Physical::new(source)));
+    if let Some(snapshots) = aws.snapshots() {
+        takers.insert(Kind::Snapshot, Box::new(snapshots));
+    }
     Ok(takers)
 }
 

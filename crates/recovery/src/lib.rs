@@ -19,6 +19,7 @@ pub mod notice;
 pub mod objective;
 pub mod permit;
 pub mod plan;
+pub mod postgres_settings;
 pub mod report;
 pub mod run;
 pub mod secrets;

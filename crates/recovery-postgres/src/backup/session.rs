@@ -191,9 +191,8 @@ impl Session {
             let column = newest_by.get(&name).map(|column| quoted(column));
             let newest = column.map_or_else(|| "null".to_owned(), |column| format!("max({column})"));
             let table = format!("{}.{}", quoted(row.get("schema")), quoted(row.get("name")));
-            let counted = self
-                .one(DOING, &format!("select count(*) as rows, ({newest})::timestamptz as newest from only {table}"));
-            let counted = counted.await?;
+            let query = format!("select count(*) as rows, ({newest})::timestamptz as newest from only {table}");
+            let counted = self.one(DOING, &query).await?;
             tables.push(TableFacts {
                 name,
                 rows: u64::try_from(counted.get::<_, i64>("rows")).unwrap_or_default(),
