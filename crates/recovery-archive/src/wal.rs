@@ -8,6 +8,7 @@
 //! The layout is that of `src/include/access/xlog_internal.h` and `xlogrecord.h`; the numbers of the page format are those
 //! of PostgreSQL 13 to 18, seen on logs of 15 and 17.
 
+mod first;
 mod name;
 mod records;
 
@@ -15,6 +16,7 @@ use std::io::Read;
 
 use recovery::lsn::Lsn;
 
+pub use first::FirstPage;
 pub use name::{FileName, History, NotAHistory, SegmentName, Switch, segments};
 use records::Records;
 

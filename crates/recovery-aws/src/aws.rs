@@ -10,7 +10,7 @@ use aws_smithy_http_client::{
 };
 use aws_types::service_config::{LoadServiceConfig, ServiceConfigKey};
 use recovery::{
-    backup::{BackupStorage, PartStore},
+    backup::{BackupStorage, PartStore, Taken, WalArchive},
     database::Replica,
     holdings::Registry,
     names::{Distribution, Records},
@@ -26,6 +26,7 @@ use crate::{
     eks::ManagedNodeGroup,
     kms::Kms,
     rds::{AuroraGlobalReplica, RdsReplica},
+    rds_snapshots::Snapshots,
     route53::HostedZone,
     s3::Bucket,
     secrets_manager::{SecretNames, SecretsManager},
@@ -124,6 +125,11 @@ impl Aws {
     /// Where backups are written: large parts, which take their time, and are worth trying again.
     pub fn backup_parts(&self) -> Arc<dyn PartStore> {
         Arc::new(Bucket::new(patient_s3(&self.config), &self.plan.buckets.backups))
+    }
+
+    /// The archive of the log.
+    pub fn wal_segments(&self) -> Arc<dyn WalArchive> {
+        Arc::new(Bucket::new(patient_s3(&self.config), &self.plan.buckets.wal_archive))
     }
 
     /// The evidence bucket: fence and lease, positions, notices, approvals, reports.
@@ -247,6 +253,22 @@ impl Aws {
                 &postgresql.standby.instance,
             ))),
         }
+    }
+
+    /// Snapshots of the server that the plan reads backups from, copied to the tertiary region; `None` for a server that we
+    /// run ourselves.
+    pub fn snapshots(&self) -> Option<Snapshots> {
+        let (plan, regions) = (&self.plan, &self.plan.regions);
+        let (server, region) = match plan.backups.read_from {
+            Taken::Primary => (&plan.postgresql.primary, &regions.primary),
+            Taken::Standby => (&plan.postgresql.standby, &regions.secondary),
+        };
+        let client = |region| (aws_sdk_rds::Client::new(&self.config(region)), region);
+        (plan.postgresql.driver != Driver::SelfManaged).then(|| {
+            let credentials = self.config.credentials_provider();
+            let (source, tertiary) = (client(region), client(&regions.tertiary));
+            Snapshots::new(source, tertiary, credentials, &server.instance, &plan.backups.kms_key)
+        })
     }
 
     /// Step Functions of the tertiary region, where the machines are.

@@ -205,6 +205,18 @@ const START_EXECUTION: Call = Call {
     ..GET_OBJECT
 };
 
+/// Asked of the region of the server that backups are read from; the plan's is the standby.
+const TAKE_SNAPSHOT: Call = Call {
+    service: "RDS",
+    operation: "CreateDBSnapshot",
+    function: "backup-trigger",
+    action: Some("take"),
+    plane: Plane::Control,
+    home: Home::Secondary,
+    blocking: false,
+    documentation: "",
+};
+
 /// The table.
 pub const CALLS: &[Call] = &[
     Call { function: "plan-failover", ..GET_OBJECT },
@@ -356,6 +368,51 @@ pub const CALLS: &[Call] = &[
     Call { function: "drctl", action: None, ..DESCRIBE_SECRET },
     Call { function: "drctl", action: None, home: Home::Secondary, ..DESCRIBE_SECRET },
     Call { function: "drctl", action: None, ..BATCH_GET_IMAGE },
+    Call {
+        operation: "CreateDBSnapshot",
+        documentation: documentation!("AmazonRDS/latest/APIReference/API_CreateDBSnapshot.html"),
+        ..TAKE_SNAPSHOT
+    },
+    Call {
+        operation: "DescribeDBSnapshots",
+        documentation: documentation!("AmazonRDS/latest/APIReference/API_DescribeDBSnapshots.html"),
+        ..TAKE_SNAPSHOT
+    },
+    Call {
+        operation: "CreateDBClusterSnapshot",
+        documentation: documentation!("AmazonRDS/latest/APIReference/API_CreateDBClusterSnapshot.html"),
+        ..TAKE_SNAPSHOT
+    },
+    Call {
+        operation: "DescribeDBClusterSnapshots",
+        documentation: documentation!("AmazonRDS/latest/APIReference/API_DescribeDBClusterSnapshots.html"),
+        ..TAKE_SNAPSHOT
+    },
+    Call {
+        operation: "CopyDBSnapshot",
+        home: Home::Tertiary,
+        documentation: documentation!("AmazonRDS/latest/APIReference/API_CopyDBSnapshot.html"),
+        ..TAKE_SNAPSHOT
+    },
+    Call {
+        operation: "CopyDBClusterSnapshot",
+        home: Home::Tertiary,
+        documentation: documentation!("AmazonRDS/latest/APIReference/API_CopyDBClusterSnapshot.html"),
+        ..TAKE_SNAPSHOT
+    },
+    // The copy is looked at where it is, too.
+    Call {
+        operation: "DescribeDBSnapshots",
+        home: Home::Tertiary,
+        documentation: documentation!("AmazonRDS/latest/APIReference/API_DescribeDBSnapshots.html"),
+        ..TAKE_SNAPSHOT
+    },
+    Call {
+        operation: "DescribeDBClusterSnapshots",
+        home: Home::Tertiary,
+        documentation: documentation!("AmazonRDS/latest/APIReference/API_DescribeDBClusterSnapshots.html"),
+        ..TAKE_SNAPSHOT
+    },
     Call { function: "drctl", blocking: false, ..GET_OBJECT },
     Call { function: "drctl", blocking: false, ..PUT_OBJECT },
     Call { function: "drctl", blocking: false, ..DELETE_OBJECT },

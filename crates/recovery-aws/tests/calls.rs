@@ -30,12 +30,13 @@ fn files(folder: &Path, ending: &str) -> Vec<(String, String)> {
 }
 
 /// The file of each service, and the client's crate in it.
-const ADAPTERS: [(&str, &str, &str); 13] = [
+const ADAPTERS: [(&str, &str, &str); 14] = [
     ("cloudfront.rs", "CloudFront", "aws_sdk_cloudfront"),
     ("ecr.rs", "ECR", "aws_sdk_ecr"),
     ("eks.rs", "EKS", "aws_sdk_eks"),
     ("kms.rs", "KMS", "aws_sdk_kms"),
     ("rds.rs", "RDS", "aws_sdk_rds"),
+    ("rds_snapshots.rs", "RDS", "aws_sdk_rds"),
     ("route53.rs", "Route53", "aws_sdk_route53"),
     ("s3.rs", "S3", "aws_sdk_s3"),
     ("s3_backups.rs", "S3", "aws_sdk_s3"),
@@ -93,7 +94,7 @@ fn clients_are_used_in_the_file_of_their_service_and_nowhere_else() {
 }
 
 /// What a function's wiring mentions, and the service that it reaches by it.
-const REACHES: [(&str, &str); 20] = [
+const REACHES: [(&str, &str); 21] = [
     (".evidence()", "S3"),
     (".evidence_list()", "S3"),
     (".backups()", "S3"),
@@ -103,21 +104,20 @@ const REACHES: [(&str, &str); 20] = [
     ("takers(", "KMS"),
     ("takers(", "ECR"),
     ("takers(", "STS"),
+    ("takers(", "RDS"),
     (".switch()", "S3"),
     (".bucket(", "S3"),
     (".objects()", "S3"),
     (".registry()", "ECR"),
     ("databases(", "SecretsManager"),
+    ("takers(", "SecretsManager"),
+    ("takers(", "RDS"),
     (".secrets()", "SecretsManager"),
     ("node_group(", "EKS"),
     (".replica", "RDS"),
     (".records(", "Route53"),
     (".distribution(", "CloudFront"),
     (".messenger()", "SNS"),
-    ("takers(", "ECR"),
-    ("takers(", "KMS"),
-    ("takers(", "STS"),
-    ("takers(", "SecretsManager"),
 ];
 
 #[test]

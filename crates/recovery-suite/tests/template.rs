@@ -205,6 +205,8 @@ fn permissions(call: &Call) -> Vec<String> {
         "ECR" => vec![own("ecr")],
         "KMS" => vec![own("kms")],
         "EKS" => vec![own("eks")],
+        // A copy is encrypted under a key of where it goes.
+        "RDS" if call.operation.starts_with("Copy") => also(own("rds"), &["kms:CreateGrant", "kms:DescribeKey"]),
         "RDS" => vec![own("rds")],
         "Route53" => vec![own("route53")],
         "CloudFront" => vec![own("cloudfront")],

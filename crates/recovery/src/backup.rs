@@ -12,6 +12,7 @@ mod policy;
 mod proof;
 mod request;
 mod storage;
+mod wal;
 
 use std::{fmt, str::FromStr};
 
@@ -30,6 +31,7 @@ pub use policy::{Backups, DatabaseBackup, JobSettings, Lock, Policy, Taken};
 pub use proof::{ArtifactProof, Counts, Finding, Proof, Reason, Rung, Unproven, VerifiedBackup};
 pub use request::{BackupTriggerRequest, ChecksumVerifyRequest, Due, DueBackup, Outcome, Place};
 pub use storage::{BackupStorage, ObjectBody, ObjectSummary, ObjectVersion, Page};
+pub use wal::{WalArchive, wal_key};
 
 /// How a backup is taken, and so what can be done with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
