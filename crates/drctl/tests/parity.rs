@@ -160,7 +160,9 @@ const ASSIGNED: &str = "Assigned";
 
 /// ministack 1.5.33 passes over `Assign` and `Output` of a Parallel or Map in JSONata, and over the `Output` of a Succeed,
 /// which AWS documents for all of them (<https://docs.aws.amazon.com/step-functions/latest/dg/transforming-data.html>). The
-/// same is asked of a Pass: behind a Parallel or Map, in the place of a Succeed.
+/// same is asked of a Pass: behind a Parallel or Map, in the place of a Succeed. It also passes over the `Items` of a Map whose
+/// mode is DISTRIBUTED, and would run it once with the state's input
+/// (<https://docs.aws.amazon.com/step-functions/latest/dg/state-map-distributed.html>): there it is an inline one.
 fn for_the_emulator(scope: &mut Value) {
     let Some(states) = scope["States"].as_object_mut() else { return };
     let mut added = Map::new();
@@ -178,7 +180,13 @@ fn for_the_emulator(scope: &mut Value) {
                 members.insert("End".to_owned(), true.into());
                 continue;
             }
-            Some("Parallel" | "Map") => {}
+            Some("Map") => {
+                if members["ItemProcessor"]["ProcessorConfig"]["Mode"] == "DISTRIBUTED" {
+                    members["ItemProcessor"]["ProcessorConfig"] = json!({"Mode": "INLINE"});
+                    members.retain(|field, _| !matches!(field.as_str(), "Label" | "ToleratedFailurePercentage"));
+                }
+            }
+            Some("Parallel") => {}
             _ => continue,
         }
         let mut pass = Map::from_iter([("Type".to_owned(), json!("Pass"))]);
