@@ -21,6 +21,8 @@ use crate::error::{Error, Result};
 use crate::tls::Authority;
 
 const KUBERNETES: &str = "kubernetes";
+/// Enough for a body that pauses to be written out.
+const FLUSH: Duration = Duration::from_millis(20);
 
 /// What the proxy stands in front of.
 #[derive(Debug, Clone)]
@@ -202,6 +204,8 @@ impl Relay {
                 };
             }
             if sent >= breaks_after {
+                // What was sent until here goes out while nothing more is there to be sent.
+                tokio::time::sleep(FLUSH).await;
                 return Some((Err(io::Error::other("the answer breaks off")), (answer, rest, sent)));
             }
             if !pause.is_zero() {
