@@ -76,19 +76,24 @@ async fn send(
     let (mut at, mut attempts) = (0, 0);
     loop {
         let range = (at > 0).then_some(at..size_bytes);
-        let Some(mut body) = storage.open(key, version_id, range).await? else { return Ok(false) };
-        let broke_off = loop {
-            match body.chunk().await {
-                Ok(Some(piece)) => {
-                    at += piece.len() as u64;
-                    attempts = 0;
-                    if to.send(piece).await.is_err() {
-                        return Ok(true); // The reader has gone, and says why.
+        let broke_off = match storage.open(key, version_id, range).await {
+            Ok(None) => return Ok(false),
+            Ok(Some(mut body)) => loop {
+                match body.chunk().await {
+                    Ok(Some(piece)) => {
+                        at += piece.len() as u64;
+                        attempts = 0;
+                        if to.send(piece).await.is_err() {
+                            return Ok(true); // The reader has gone, and says why.
+                        }
                     }
+                    Ok(None) => return Ok(true),
+                    Err(error) => break error,
                 }
-                Ok(None) => return Ok(true),
-                Err(error) => break error,
-            }
+            },
+            // The answer was lost before its first byte.
+            Err(error @ StoreError::Unavailable { .. }) => error,
+            Err(error) => return Err(error),
         };
         attempts += 1;
         if attempts >= ATTEMPTS || at >= size_bytes {
