@@ -409,9 +409,13 @@ fn the_alarms_on_backups_count_what_the_verification_emits_and_the_bucket_expire
         assert_eq!(rule["TagFilters"], json!([{ "Key": RETENTION_TAG, "Value": EXPIRED }]), "{rule}");
     }
     let schedules = of_type(&template, "AWS::Scheduler::Schedule");
-    for (schedule, machine) in
-        [("NightlyBackupSchedule", "nightly-backup"), ("VerifyBackupsSchedule", "verify-backups")]
-    {
+    let started = [
+        ("NightlyBackupSchedule", "nightly-backup"),
+        ("ClusterBackupSchedule", "nightly-backup"),
+        ("RegistryBackupSchedule", "nightly-backup"),
+        ("VerifyBackupsSchedule", "verify-backups"),
+    ];
+    for (schedule, machine) in started {
         let input: Value = serde_json::from_str(schedules[schedule]["Target"]["Input"].as_str().unwrap()).unwrap();
         let text = fs::read_to_string(root().join(format!("statemachines/{machine}.asl.json"))).unwrap();
         for field in input.as_object().unwrap().keys() {
