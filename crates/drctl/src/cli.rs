@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use recovery::incident::Risk;
+use recovery::{backup::BackupId, incident::Risk};
 
 use crate::{run::RunArgs, take_up::ResumeArgs};
 
@@ -124,11 +124,17 @@ Examples:
     Watch(WatchArgs),
     /// Fail over for practice
     Drill(DrillArgs),
+    /// Say what there is to restore from, what of it is proven, and whether that is as new as the plan asks
+    Backups(BackupsArgs),
     /// What stands between the plan and the stack in the tertiary region
     Deploy(DeployArgs),
     /// List what a failover needs, each present or missing where it goes to
     #[command(after_help = CLOSURE_HELP)]
     Closure(ClosureArgs),
+    /// Archive and fetch files of the write-ahead log, for archive_command and restore_command
+    Wal(WalArgs),
+    /// What PostgreSQL needs to be told, from the plan
+    Postgres(PostgresArgs),
     /// Confirm the point of no return of a run that waits for it
     Approve(ApproveArgs),
     /// Refuse the point of no return of a run that waits for it
@@ -516,6 +522,25 @@ pub struct StatusArgs {
     pub json: bool,
 }
 
+/// `drctl backups`.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "Exit codes: 0 all are as planned, 1 one is missing, too old or not proven.
+
+Examples:
+  drctl backups
+  drctl backups logical/sparc-prod/20261126T020000Z
+  drctl backups --json | jq '.[] | select(.proven_in_time | not) | .kind'")]
+pub struct BackupsArgs {
+    /// One of them, with everything that was ever found out about it
+    pub backup: Option<BackupId>,
+    /// The plan.
+    #[command(flatten)]
+    pub plan: PlanFile,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// A form of the report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum ReportFormat {
@@ -583,6 +608,123 @@ pub enum DrillDriver {
     Rds,
     /// FailoverGlobalCluster or SwitchoverGlobalCluster
     AuroraGlobal,
+}
+
+/// `drctl wal …`.
+#[derive(Debug, Args)]
+pub struct WalArgs {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: WalCommand,
+}
+
+/// `drctl wal …`.
+#[derive(Debug, Subcommand)]
+pub enum WalCommand {
+    /// Archive a file of the log; the same file twice is success, another one of its name is refused
+    #[command(after_help = "Exit codes:
+  0  it is in the archive
+  1  it is not, and nothing was overwritten; PostgreSQL keeps it and offers it again
+  2  the plan cannot be used
+
+Example, in postgresql.conf:
+  archive_command = 'drctl wal push %p --plan /etc/sparc/plan.toml'")]
+    Push(WalPushArgs),
+    /// Fetch a file of the log from the archive
+    #[command(after_help = "Exit codes:
+  0    it is where the server wants it
+  1    the archive does not have it: a restore ends here
+  254  not known, or not usable: the server does not start, instead of opening without the rest of its log
+
+Example, in postgresql.conf:
+  restore_command = 'drctl wal fetch %f %p --plan /etc/sparc/plan.toml'")]
+    Fetch(WalFetchArgs),
+}
+
+/// `drctl wal push`.
+#[derive(Debug, Args)]
+pub struct WalPushArgs {
+    /// The file, %p: relative to the server's data directory
+    pub path: PathBuf,
+    /// The server's data directory
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    pub pgdata: PathBuf,
+    /// The plan.
+    #[command(flatten)]
+    pub plan: PlanFile,
+}
+
+/// `drctl wal fetch`.
+#[derive(Debug, Args)]
+pub struct WalFetchArgs {
+    /// The file's name, %f
+    pub name: String,
+    /// Where it goes, %p: relative to the server's data directory
+    pub path: PathBuf,
+    /// For a standby that streams: an archive that does not answer is asked again later, and is no reason to end
+    #[arg(long)]
+    pub standby: bool,
+    /// The server's data directory
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    pub pgdata: PathBuf,
+    /// The plan.
+    #[command(flatten)]
+    pub plan: PlanFile,
+}
+
+/// `drctl postgres …`.
+#[derive(Debug, Args)]
+pub struct PostgresArgs {
+    /// What to print.
+    #[command(subcommand)]
+    pub command: PostgresCommand,
+}
+
+/// `drctl postgres …`.
+#[derive(Debug, Subcommand)]
+pub enum PostgresCommand {
+    /// Print the settings of a primary or a standby, for PostgreSQL 13 to 18
+    #[command(after_help = "Example:
+  drctl postgres config --role standby --major 17 --passfile /etc/sparc/replicator.pgpass > conf.d/sparc.conf")]
+    Config(PostgresConfigArgs),
+}
+
+/// Which of two servers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum ServerRole {
+    /// Takes writes.
+    Primary,
+    /// Follows.
+    Standby,
+}
+
+/// `drctl postgres config`.
+#[derive(Debug, Args)]
+pub struct PostgresConfigArgs {
+    /// Which server
+    #[arg(long, value_enum)]
+    pub role: ServerRole,
+    /// PostgreSQL's major version
+    #[arg(long, value_name = "N")]
+    pub major: u32,
+    /// How the server's user calls this program
+    #[arg(long, value_name = "COMMAND", default_value = "drctl")]
+    pub drctl: String,
+    /// Password file of the replication role
+    #[arg(long, value_name = "FILE", default_value = "/etc/sparc/replicator.pgpass")]
+    pub passfile: PathBuf,
+    /// The replication role
+    #[arg(long, value_name = "ROLE", default_value = "replicator")]
+    pub replication_role: String,
+    /// The slot that the primary keeps for the standby
+    #[arg(long, value_name = "SLOT", default_value = "standby")]
+    pub slot: String,
+    /// The plan.
+    #[command(flatten)]
+    pub plan: PlanFile,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// `drctl drill`.

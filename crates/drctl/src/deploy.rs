@@ -63,6 +63,7 @@ fn of_plan(plan: &Plan) -> Vec<(&'static str, String)> {
         ("SwitchKey", names.switch_key.clone()),
         ("RecoverySecret", postgresql.recovery_secret.clone()),
         ("ApplicationSecret", postgresql.application_secret.clone()),
+        ("BackupSecret", plan.backups.secret.clone()),
         ("StandbyInstance", standby),
         (
             "GlobalCluster",

@@ -17,8 +17,11 @@ use crate::problem::Problem;
 const FOLDER: &str = "statemachines";
 
 /// What was there when this program was built. A test compares it with the folder.
-const BUILT_IN: &[(&str, &str)] =
-    &[("regional-failover", include_str!("../../../statemachines/regional-failover.asl.json"))];
+const BUILT_IN: &[(&str, &str)] = &[
+    ("regional-failover", include_str!("../../../statemachines/regional-failover.asl.json")),
+    ("nightly-backup", include_str!("../../../statemachines/nightly-backup.asl.json")),
+    ("verify-backups", include_str!("../../../statemachines/verify-backups.asl.json")),
+];
 
 /// A definition, not filled in yet.
 #[derive(Debug)]

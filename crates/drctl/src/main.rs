@@ -12,6 +12,7 @@ use clap::{CommandFactory, Parser};
 mod out;
 
 mod approval;
+mod backups;
 mod cli;
 mod closure;
 mod control;
@@ -26,6 +27,7 @@ mod mermaid;
 mod on_aws;
 mod paint;
 mod plan;
+mod postgres;
 mod problem;
 mod progress;
 mod recorder;
@@ -39,13 +41,22 @@ mod status;
 mod steps;
 mod take_up;
 mod views;
+mod wal;
 mod watch;
 
-use cli::{AslCommand, Cli, Command, DeployCommand, MachineCommand, PlanCommand};
+use cli::{AslCommand, Cli, Command, DeployCommand, MachineCommand, PlanCommand, PostgresCommand, WalCommand};
 use problem::{Problem, exit};
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        // PostgreSQL would take clap's own code for a file that the archive does not have.
+        Err(error) if error.use_stderr() && wal::is_fetch(std::env::args_os()) => {
+            eprintln!("{error}");
+            return ExitCode::from(exit::UNKNOWN);
+        }
+        Err(error) => error.exit(),
+    };
     match act(cli.command) {
         Ok(code) => code,
         Err(problem) => {
@@ -79,6 +90,7 @@ fn act(command: Command) -> Result<ExitCode, Problem> {
         Command::Retry(args) => return waiting(intervene::retry(args)),
         Command::Skip(args) => return waiting(intervene::skip(args)),
         Command::Redrive(args) => return waiting(intervene::redrive(args)),
+        Command::Backups(args) => waiting(backups::backups(args)),
         Command::Watch(args) => waiting(watch::watch(args)),
         Command::Drill(args) => waiting(drill::drill(args)),
         Command::Deploy(args) => match args.command {
@@ -86,6 +98,13 @@ fn act(command: Command) -> Result<ExitCode, Problem> {
             DeployCommand::Check { plan, json } => waiting(deploy::check(plan, json)),
         },
         Command::Closure(args) => waiting(closure::show(args)),
+        Command::Wal(args) => match args.command {
+            WalCommand::Push(args) => waiting(wal::push(args)),
+            WalCommand::Fetch(args) => waiting(wal::fetch(args)),
+        },
+        Command::Postgres(args) => match args.command {
+            PostgresCommand::Config(args) => postgres::config(&args),
+        },
         Command::Approve(args) => waiting(approval::approve(args)),
         Command::Reject(args) => waiting(approval::reject(args)),
         Command::Status(args) => waiting(status::status(args)),

@@ -23,6 +23,8 @@ pub mod exit {
     pub const STOPPED: u8 = 4;
     /// It failed after the point of no return.
     pub const INCOMPLETE: u8 = 5;
+    /// Whether the archive has a file is not known: PostgreSQL ends its start above 125, and a restore below it.
+    pub const UNKNOWN: u8 = 254;
     /// A person interrupted it.
     pub const INTERRUPTED: u8 = 130;
 }
@@ -36,6 +38,11 @@ impl Problem {
     /// The work was begun and could not be finished.
     pub fn failed(line: impl fmt::Display) -> Problem {
         Problem { line: one_line(&line.to_string()), code: exit::FOUND }
+    }
+
+    /// Nothing is known, and PostgreSQL must not take it for an answer.
+    pub fn unknown(line: impl fmt::Display) -> Problem {
+        Problem { line: one_line(&line.to_string()), code: exit::UNKNOWN }
     }
 
     /// The code that the process ends with.

@@ -20,6 +20,7 @@ use jiff::Timestamp;
 use recovery::{
     fence::FenceState,
     intervention::{Deed, Intervention},
+    notice::{Stage, compose},
     plan::Plan,
     report::{RecoveryReport, to_html, to_markdown},
     run::{Run, RunOutcome},
@@ -88,9 +89,11 @@ pub async fn run(args: RunArgs) -> Result<ExitCode, Problem> {
     let definition = machines::find(&args.machine)?;
     let name = args.name.clone().unwrap_or_else(|| name_from(&args.machine, &event));
     let folder = RunFolder::new(&args.runs_dir.clone().unwrap_or_else(default_runs), &name)?;
-    // An event that starts nothing is the caller's mistake, and is told before anything is begun.
-    recovery::incident::Incident::from_event(&event, &settings.plan)
-        .map_err(|error| Problem::input(format!("{}: {}", args.event.display(), recovery::fault::chain(&error))))?;
+    // An event that starts nothing is the caller's mistake, and is told before anything is begun. Backups need no incident.
+    if definition.text.contains("${PlanFailoverFunctionArn}") {
+        recovery::incident::Incident::from_event(&event, &settings.plan)
+            .map_err(|error| Problem::input(format!("{}: {}", args.event.display(), recovery::fault::chain(&error))))?;
+    }
     let aside = refuse_beside_step_functions(&settings.plan, &args.machine).await?;
     let means = Means::gather(settings, &definition).await?;
 
@@ -541,6 +544,11 @@ fn tell_the_end(plan: &Plan, record: &Run, status: RunStatus, report: &RecoveryR
     tell!();
     if status == RunStatus::Aborted {
         tell!("ended by a person. {}", state_of_the_world(plan, record));
+    }
+    if record.backups.is_some() || record.proofs.is_some() {
+        // What people are told of it; the report is about failovers.
+        show!("{}", compose(plan, record, Stage::BackupsTaken, Timestamp::now()).body);
+        return;
     }
     tell!("{}", report.sentence);
     if let Some(failure) = &record.failure {

@@ -105,7 +105,7 @@ async fn bridge(
 }
 
 /// A platform in the situation that an event speaks of, and the functions on it.
-async fn situation(event: &str) -> (Platform, Functions) {
+async fn situation(machine: &str, event: &str) -> (Platform, Functions) {
     let options = Options {
         lab: lab::Options {
             heartbeat: None,
@@ -123,6 +123,10 @@ async fn situation(event: &str) -> (Platform, Functions) {
     let aws = Aws::from_environment(&settings.plan, platform.lab.env()).await;
     let suite = Suite::with(settings, aws).unwrap();
     suite.invoke("verify-recovery", json!({"action": "watch"})).await.unwrap();
+    if machine == "verify-backups" {
+        let take = json!({"action": "take", "run": "parity", "backup": "logical/sparc-prod/20261126T020000Z"});
+        suite.invoke("backup-trigger", take).await.unwrap();
+    }
     if event.starts_with("standby-behind") {
         platform.lab.pair.cut_stream().await.unwrap();
         // The plan accepts 64 MiB of log.
@@ -156,7 +160,9 @@ const ASSIGNED: &str = "Assigned";
 
 /// ministack 1.5.33 passes over `Assign` and `Output` of a Parallel or Map in JSONata, and over the `Output` of a Succeed,
 /// which AWS documents for all of them (<https://docs.aws.amazon.com/step-functions/latest/dg/transforming-data.html>). The
-/// same is asked of a Pass: behind a Parallel or Map, in the place of a Succeed.
+/// same is asked of a Pass: behind a Parallel or Map, in the place of a Succeed. It also passes over the `Items` of a Map whose
+/// mode is DISTRIBUTED, and would run it once with the state's input
+/// (<https://docs.aws.amazon.com/step-functions/latest/dg/state-map-distributed.html>): there it is an inline one.
 fn for_the_emulator(scope: &mut Value) {
     let Some(states) = scope["States"].as_object_mut() else { return };
     let mut added = Map::new();
@@ -174,7 +180,13 @@ fn for_the_emulator(scope: &mut Value) {
                 members.insert("End".to_owned(), true.into());
                 continue;
             }
-            Some("Parallel" | "Map") => {}
+            Some("Map") => {
+                if members["ItemProcessor"]["ProcessorConfig"]["Mode"] == "DISTRIBUTED" {
+                    members["ItemProcessor"]["ProcessorConfig"] = json!({"Mode": "INLINE"});
+                    members.retain(|field, _| !matches!(field.as_str(), "Label" | "ToleratedFailurePercentage"));
+                }
+            }
+            Some("Parallel") => {}
             _ => continue,
         }
         let mut pass = Map::from_iter([("Type".to_owned(), json!("Pass"))]);
@@ -191,7 +203,7 @@ fn for_the_emulator(scope: &mut Value) {
 }
 
 async fn by_our_engine(machine: &str, event: &str, name: &str) -> Ended {
-    let (_platform, functions) = situation(event).await;
+    let (_platform, functions) = situation(machine, event).await;
     let parsed = Arc::new(Machine::parse(&filled(machine, &functions)).unwrap());
     let input = serde_json::from_str(&platform::event_now(machine, event)).unwrap();
     let mut events: Vec<HistoryEvent> = Vec::new();
@@ -222,7 +234,7 @@ fn archive(folder: &Path) -> String {
 }
 
 async fn by_the_emulator(machine: &str, event: &str, name: &str) -> Ended {
-    let (platform, functions) = situation(event).await;
+    let (platform, functions) = situation(machine, event).await;
     let aws = &platform.lab.aws;
     let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
     let bridge_url = format!("http://{}", listener.local_addr().unwrap());

@@ -2,7 +2,8 @@
 //!
 //! A proxy passes everything on until a script is laid on its desk. There are four scripts, because these are the four
 //! ways in which a call can go wrong for the caller: it is *rejected*; the work is done and the *answer is lost*; it is
-//! *held* until somebody releases it; it is *slow*. A script is chosen by service, operation, path and body, and by the
+//! *held* until somebody releases it; it is *slow*. Answers that are large can also come in a trickle, or break off in the
+//! middle. A script is chosen by service, operation, path and body, and by the
 //! how manieth such call; everything that fired is written down, so that a test can say that its fault really happened,
 //! and when.
 //!
@@ -38,6 +39,18 @@ pub enum Script {
     Hold,
     /// Done at once, answered late.
     Slow(Duration),
+    /// Done at once; the answer's body comes in pieces, with a pause before each. Of no meaning for PostgreSQL.
+    Trickle {
+        /// Bytes of one piece.
+        piece_bytes: usize,
+        /// Before each.
+        pause: Duration,
+    },
+    /// Done at once; the connection breaks inside the answer's body. Of no meaning for PostgreSQL.
+    BreakBody {
+        /// After so many bytes.
+        after_bytes: usize,
+    },
 }
 
 /// Which calls.
@@ -69,6 +82,16 @@ impl Selector {
     /// Calls with a method and a part of the path, for REST services.
     pub fn request(method: &str, path: &str) -> Self {
         Self { operation: Some(method.into()), path: Some(path.into()), ..Self::default() }
+    }
+
+    /// The call of S3 that makes one object of all parts.
+    pub fn complete_upload() -> Self {
+        Self::request("POST", "uploadId=").of("s3")
+    }
+
+    /// The calls of S3 that send this part.
+    pub fn part(number: u32) -> Self {
+        Self::request("PUT", &format!("partNumber={number}&")).of("s3")
     }
 
     /// Narrowed to a service.

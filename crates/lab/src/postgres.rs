@@ -149,6 +149,8 @@ pub struct Options {
     pub passwords: Option<Passwords>,
     /// More settings for both servers; the last word over the lab's own.
     pub settings: Vec<(String, String)>,
+    /// The programs of another version than the one that [`Tools::find`] finds.
+    pub tools: Option<Tools>,
 }
 
 /// A primary, its standby, and what they share.
@@ -188,7 +190,7 @@ impl Pair {
     }
 
     fn lay_out(folder: Arc<Folder>, options: &Options) -> Result<Self> {
-        let tools = Tools::find()?;
+        let tools = options.tools.clone().map_or_else(Tools::find, Ok)?;
         let account = Account::ordinary()?;
         let pristine = template::folder(&tools, template::Which::Pair)?;
         let authority = Arc::new(Authority::new(folder.path())?);

@@ -61,6 +61,45 @@ async fn the_four_scripts_act_on_calls_of_aws_and_are_written_down() {
 }
 
 #[tokio::test]
+async fn large_answers_come_in_a_trickle_or_break_off_and_head_says_how_large_they_are() {
+    let aws = Aws::start().await.unwrap();
+    let seeded = aws.seed(&Seed::default()).await.unwrap();
+    let proxy = HttpProxy::start(Upstream::plain(aws.control_url()), Desk::new()).await.unwrap();
+    let key = "large";
+    let authorization =
+        "AWS4-HMAC-SHA256 Credential=AKIALAB/20260101/eu-west-1/s3/aws4_request, SignedHeaders=host, Signature=0";
+    let url = format!("{}/{}/{key}", proxy.url(), seeded.evidence_bucket);
+    let ask = |method| http().request(method, &url).header("authorization", authorization);
+    ask(reqwest::Method::PUT).body("0123456789").send().await.unwrap();
+
+    let head = ask(reqwest::Method::HEAD).send().await.unwrap();
+    assert_eq!(head.headers()["content-length"], "10");
+
+    let desk = proxy.desk();
+    let pause = Duration::from_millis(50);
+    desk.lay(Selector::request("GET", key).of("s3"), Times::First(1), Script::Trickle { piece_bytes: 3, pause });
+    let begun = Instant::now();
+    assert_eq!(ask(reqwest::Method::GET).send().await.unwrap().text().await.unwrap(), "0123456789");
+    assert!(begun.elapsed() >= 4 * pause, "four pieces");
+
+    desk.clear();
+    desk.lay(Selector::request("GET", key).of("s3"), Times::First(1), Script::BreakBody { after_bytes: 4 });
+    let mut broken = ask(reqwest::Method::GET).send().await.unwrap();
+    assert_eq!(broken.content_length(), Some(10));
+    let mut came = 0;
+    let broke = loop {
+        match broken.chunk().await {
+            Ok(Some(piece)) => came += piece.len(),
+            Ok(None) => break false,
+            Err(_) => break true,
+        }
+    };
+    assert!(broke && came <= 4, "{came} bytes came, broke: {broke}");
+    assert_eq!(ask(reqwest::Method::GET).send().await.unwrap().text().await.unwrap(), "0123456789");
+    assert_eq!(desk.fired().len(), 2);
+}
+
+#[tokio::test]
 async fn the_four_scripts_act_on_statements() {
     let pair = Pair::start(Options::default()).await.unwrap();
     let proxy = PostgresProxy::start(&pair.primary, pair.authority(), Desk::new()).await.unwrap();

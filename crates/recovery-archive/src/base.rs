@@ -181,7 +181,9 @@ fn label_start(label: &str) -> Option<Lsn> {
 /// A flaw of a member, as one of the archive.
 fn within<R: Read>(tar: &Tar<R>, path: &str, flaw: Flaw) -> Flaw {
     match flaw {
-        Flaw::Malformed { at, what } => tar.malformed(format!("`{path}`, byte {at}: {what}")),
+        Flaw::Malformed { at, what } | Flaw::Foreign { at, what } => {
+            tar.malformed(format!("`{path}`, byte {at}: {what}"))
+        }
         Flaw::Truncated { at, .. } => tar.malformed(format!("`{path}` ends after {at} bytes")),
         flaw => flaw,
     }

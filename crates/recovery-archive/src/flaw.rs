@@ -21,6 +21,14 @@ pub enum Flaw {
         /// What is wrong, in words.
         what: String,
     },
+    /// It is whole, and of something else: another cluster, or a branch of its history that is not the one.
+    #[error("at byte {at}: {what}")]
+    Foreign {
+        /// Where.
+        at: u64,
+        /// Of what it is, and of what it should be.
+        what: String,
+    },
     /// A form that exists and is not read here.
     #[error("{0} is not read here")]
     Unsupported(String),

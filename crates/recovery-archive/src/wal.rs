@@ -8,6 +8,7 @@
 //! The layout is that of `src/include/access/xlog_internal.h` and `xlogrecord.h`; the numbers of the page format are those
 //! of PostgreSQL 13 to 18, seen on logs of 15 and 17.
 
+mod first;
 mod name;
 mod records;
 
@@ -15,6 +16,7 @@ use std::io::Read;
 
 use recovery::lsn::Lsn;
 
+pub use first::FirstPage;
 pub use name::{FileName, History, NotAHistory, SegmentName, Switch, segments};
 use records::Records;
 
@@ -143,7 +145,8 @@ impl Walk {
         let (segment, block) = (u32::from_le_bytes(four(&page[32..36])), u32::from_le_bytes(four(&page[36..40])));
         match self.expected.system_identifier {
             Some(expected) if expected != system => {
-                return Err(flaw(format!("it is the log of system {system}, not of {expected}")));
+                let what = format!("it is the log of system {system}, not of {expected}");
+                return Err(Flaw::Foreign { at: 0, what });
             }
             _ => self.expected.system_identifier = Some(system),
         }
@@ -196,7 +199,8 @@ impl Walk {
             || due.is_some_and(|due| due != header.timeline)
         {
             let due = due.unwrap_or(name.timeline);
-            return Err(flaw(format!("the page of {at} is of timeline {}, not of {due}", header.timeline)));
+            let what = format!("the page of {at} is of timeline {}, not of {due}", header.timeline);
+            return Err(Flaw::Foreign { at: place, what });
         }
         self.timeline = header.timeline;
         let start = if header.flags & IS_LONG == 0 { SHORT } else { LONG };

@@ -10,7 +10,7 @@ use aws_smithy_http_client::{
 };
 use aws_types::service_config::{LoadServiceConfig, ServiceConfigKey};
 use recovery::{
-    backup::PartStore,
+    backup::{BackupStorage, PartStore, Taken, WalArchive},
     database::Replica,
     holdings::Registry,
     names::{Distribution, Records},
@@ -26,6 +26,7 @@ use crate::{
     eks::ManagedNodeGroup,
     kms::Kms,
     rds::{AuroraGlobalReplica, RdsReplica},
+    rds_snapshots::Snapshots,
     route53::HostedZone,
     s3::Bucket,
     secrets_manager::{SecretNames, SecretsManager},
@@ -126,9 +127,37 @@ impl Aws {
         Arc::new(Bucket::new(patient_s3(&self.config), &self.plan.buckets.backups))
     }
 
+    /// The archive of the log.
+    pub fn wal_segments(&self) -> Arc<dyn WalArchive> {
+        Arc::new(Bucket::new(patient_s3(&self.config), &self.plan.buckets.wal_archive))
+    }
+
     /// The evidence bucket: fence and lease, positions, notices, approvals, reports.
     pub fn evidence(&self) -> Arc<dyn ObjectStore> {
         Arc::new(self.bucket(&self.plan.buckets.evidence))
+    }
+
+    /// The evidence bucket as one that is listed: receipts and proofs of backups.
+    pub fn evidence_list(&self) -> Arc<dyn BackupStorage> {
+        Arc::new(self.backups_bucket(&self.plan.buckets.evidence))
+    }
+
+    /// The bucket of backups, in the tertiary region.
+    pub fn backups(&self) -> Arc<dyn BackupStorage> {
+        Arc::new(self.backups_bucket(&self.plan.buckets.backups))
+    }
+
+    /// The bucket of the archived write-ahead log, in the tertiary region.
+    pub fn wal_archive(&self) -> Arc<dyn BackupStorage> {
+        Arc::new(self.backups_bucket(&self.plan.buckets.wal_archive))
+    }
+
+    /// What is read there is digested by whoever reads it: a difference is a finding about the object, and not, as the SDK
+    /// would have it, an answer that failed.
+    fn backups_bucket(&self, name: &str) -> Bucket {
+        let settings = s3_settings(&self.config)
+            .response_checksum_validation(aws_sdk_s3::config::ResponseChecksumValidation::WhenRequired);
+        Bucket::new(aws_sdk_s3::Client::from_conf(settings.build()), name)
     }
 
     /// The bucket that the inverted health checks watch.
@@ -226,6 +255,22 @@ impl Aws {
         }
     }
 
+    /// Snapshots of the server that the plan reads backups from, copied to the tertiary region; `None` for a server that we
+    /// run ourselves.
+    pub fn snapshots(&self) -> Option<Snapshots> {
+        let (plan, regions) = (&self.plan, &self.plan.regions);
+        let (server, region) = match plan.backups.read_from {
+            Taken::Primary => (&plan.postgresql.primary, &regions.primary),
+            Taken::Standby => (&plan.postgresql.standby, &regions.secondary),
+        };
+        let client = |region| (aws_sdk_rds::Client::new(&self.config(region)), region);
+        (plan.postgresql.driver != Driver::SelfManaged).then(|| {
+            let credentials = self.config.credentials_provider();
+            let (source, tertiary) = (client(region), client(&regions.tertiary));
+            Snapshots::new(source, tertiary, credentials, &server.instance, &plan.backups.kms_key)
+        })
+    }
+
     /// Step Functions of the tertiary region, where the machines are.
     pub fn step_functions(&self) -> StepFunctions {
         StepFunctions::new(aws_sdk_sfn::Client::new(&self.config))
@@ -267,8 +312,11 @@ fn sdk_region(region: &Region) -> aws_config::Region {
 }
 
 fn s3(config: &SdkConfig) -> aws_sdk_s3::Client {
-    let settings = aws_sdk_s3::config::Builder::from(config).force_path_style(is_s3_overridden(config));
-    aws_sdk_s3::Client::from_conf(settings.build())
+    aws_sdk_s3::Client::from_conf(s3_settings(config).build())
+}
+
+fn s3_settings(config: &SdkConfig) -> aws_sdk_s3::config::Builder {
+    aws_sdk_s3::config::Builder::from(config).force_path_style(is_s3_overridden(config))
 }
 
 /// A client for parts of backups. The SDK tries again what was lost or throttled; each part is idempotent.

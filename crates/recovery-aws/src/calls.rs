@@ -75,6 +75,24 @@ const DELETE_OBJECT: Call = Call {
     documentation: documentation!("AmazonS3/latest/API/API_DeleteObject.html"),
     ..GET_OBJECT
 };
+const HEAD_OBJECT: Call = Call {
+    operation: "HeadObject",
+    documentation: documentation!("AmazonS3/latest/API/API_HeadObject.html"),
+    ..GET_OBJECT
+};
+const LIST_OBJECTS: Call = Call {
+    operation: "ListObjectsV2",
+    documentation: documentation!("AmazonS3/latest/API/API_ListObjectsV2.html"),
+    ..GET_OBJECT
+};
+const CREATE_MULTIPART_UPLOAD: Call = Call {
+    operation: "CreateMultipartUpload",
+    function: "backup-trigger",
+    action: Some("take"),
+    blocking: false,
+    documentation: documentation!("AmazonS3/latest/API/API_CreateMultipartUpload.html"),
+    ..GET_OBJECT
+};
 const GET_SECRET_VALUE: Call = Call {
     service: "SecretsManager",
     operation: "GetSecretValue",
@@ -131,6 +149,7 @@ const GENERATE_DATA_KEY: Call = Call {
     service: "KMS",
     operation: "GenerateDataKey",
     function: "backup-trigger",
+    action: Some("take"),
     blocking: false,
     documentation: documentation!("kms/latest/APIReference/API_GenerateDataKey.html"),
     ..GET_OBJECT
@@ -145,27 +164,17 @@ const DESCRIBE_SECRET: Call = Call {
     service: "SecretsManager",
     operation: "DescribeSecret",
     function: "backup-trigger",
+    action: Some("take"),
     plane: Plane::Control,
     blocking: false,
     documentation: documentation!("secretsmanager/latest/apireference/API_DescribeSecret.html"),
     ..GET_OBJECT
 };
-const HEAD_OBJECT: Call = Call {
-    operation: "HeadObject",
-    function: "backup-trigger",
-    blocking: false,
-    documentation: documentation!("AmazonS3/latest/API/API_HeadObject.html"),
-    ..GET_OBJECT
-};
-const LIST_OBJECTS: Call = Call {
-    operation: "ListObjectsV2",
-    documentation: documentation!("AmazonS3/latest/API/API_ListObjectsV2.html"),
-    ..HEAD_OBJECT
-};
 const DESCRIBE_IMAGES: Call = Call {
     service: "ECR",
     operation: "DescribeImages",
     function: "backup-trigger",
+    action: Some("take"),
     home: Home::Secondary,
     plane: Plane::Control,
     blocking: false,
@@ -194,6 +203,18 @@ const START_EXECUTION: Call = Call {
     blocking: false,
     documentation: documentation!("step-functions/latest/apireference/API_StartExecution.html"),
     ..GET_OBJECT
+};
+
+/// Asked of the region of the server that backups are read from; the plan's is the standby.
+const TAKE_SNAPSHOT: Call = Call {
+    service: "RDS",
+    operation: "CreateDBSnapshot",
+    function: "backup-trigger",
+    action: Some("take"),
+    plane: Plane::Control,
+    home: Home::Secondary,
+    blocking: false,
+    documentation: "",
 };
 
 /// The table.
@@ -268,6 +289,58 @@ pub const CALLS: &[Call] = &[
     Call { function: "notify", ..PUBLISH },
     Call { function: "report", blocking: false, ..GET_OBJECT },
     Call { function: "report", blocking: false, ..PUT_OBJECT },
+    Call { function: "backup-trigger", ..GET_OBJECT },
+    Call { function: "backup-trigger", ..PUT_OBJECT },
+    Call { function: "backup-trigger", ..GET_SECRET_VALUE },
+    // A backup that fails is told, and the others are taken all the same.
+    Call { function: "backup-trigger", action: Some("take"), blocking: false, ..HEAD_OBJECT },
+    CREATE_MULTIPART_UPLOAD,
+    Call {
+        operation: "UploadPart",
+        documentation: documentation!("AmazonS3/latest/API/API_UploadPart.html"),
+        ..CREATE_MULTIPART_UPLOAD
+    },
+    Call {
+        operation: "CompleteMultipartUpload",
+        documentation: documentation!("AmazonS3/latest/API/API_CompleteMultipartUpload.html"),
+        ..CREATE_MULTIPART_UPLOAD
+    },
+    Call {
+        operation: "AbortMultipartUpload",
+        documentation: documentation!("AmazonS3/latest/API/API_AbortMultipartUpload.html"),
+        ..CREATE_MULTIPART_UPLOAD
+    },
+    Call {
+        operation: "ListParts",
+        documentation: documentation!("AmazonS3/latest/API/API_ListParts.html"),
+        ..CREATE_MULTIPART_UPLOAD
+    },
+    Call {
+        operation: "ListMultipartUploads",
+        documentation: documentation!("AmazonS3/latest/API/API_ListMultipartUploads.html"),
+        ..CREATE_MULTIPART_UPLOAD
+    },
+    Call { function: "checksum-verify", ..GET_OBJECT },
+    Call { function: "checksum-verify", ..PUT_OBJECT },
+    Call { function: "checksum-verify", ..HEAD_OBJECT },
+    Call { function: "checksum-verify", ..LIST_OBJECTS },
+    // What is not marked today is marked tomorrow.
+    Call {
+        operation: "GetObjectTagging",
+        function: "checksum-verify",
+        action: Some("retain"),
+        blocking: false,
+        documentation: documentation!("AmazonS3/latest/API/API_GetObjectTagging.html"),
+        ..GET_OBJECT
+    },
+    Call {
+        operation: "PutObjectTagging",
+        function: "checksum-verify",
+        action: Some("retain"),
+        blocking: false,
+        documentation: documentation!("AmazonS3/latest/API/API_PutObjectTagging.html"),
+        ..GET_OBJECT
+    },
     // The cluster's state is sealed under a data key that is opened once before anything is published under it.
     GENERATE_DATA_KEY,
     Call {
@@ -276,11 +349,11 @@ pub const CALLS: &[Call] = &[
         ..GENERATE_DATA_KEY
     },
     // What is replicated is asked in the region that may be lost while it is there, and its copy in the other one.
-    Call { home: Home::Primary, ..LIST_OBJECTS },
-    Call { home: Home::Primary, ..HEAD_OBJECT },
-    Call { home: Home::Secondary, ..HEAD_OBJECT },
-    Call { function: "backup-trigger", home: Home::Primary, blocking: false, ..GET_OBJECT },
-    Call { function: "backup-trigger", home: Home::Secondary, blocking: false, ..GET_OBJECT },
+    Call { function: "backup-trigger", action: Some("take"), home: Home::Primary, blocking: false, ..LIST_OBJECTS },
+    Call { function: "backup-trigger", action: Some("take"), home: Home::Primary, blocking: false, ..HEAD_OBJECT },
+    Call { function: "backup-trigger", action: Some("take"), home: Home::Secondary, blocking: false, ..HEAD_OBJECT },
+    Call { function: "backup-trigger", action: Some("take"), home: Home::Primary, blocking: false, ..GET_OBJECT },
+    Call { function: "backup-trigger", action: Some("take"), home: Home::Secondary, blocking: false, ..GET_OBJECT },
     Call { home: Home::Primary, ..DESCRIBE_REPOSITORIES },
     Call { home: Home::Primary, ..DESCRIBE_IMAGES },
     DESCRIBE_REPOSITORIES,
@@ -290,14 +363,60 @@ pub const CALLS: &[Call] = &[
     DESCRIBE_SECRET,
     Call { home: Home::Secondary, ..DESCRIBE_SECRET },
     Call { function: "backup-trigger", action: Some("take"), ..BATCH_GET_IMAGE },
-    Call { function: "backup-trigger", blocking: false, ..GET_CALLER_IDENTITY },
-    Call { function: "drctl", ..DESCRIBE_KEY },
-    Call { function: "drctl", ..DESCRIBE_SECRET },
-    Call { function: "drctl", home: Home::Secondary, ..DESCRIBE_SECRET },
+    Call { function: "backup-trigger", action: Some("take"), blocking: false, ..GET_CALLER_IDENTITY },
+    Call { function: "drctl", action: None, ..DESCRIBE_KEY },
+    Call { function: "drctl", action: None, ..DESCRIBE_SECRET },
+    Call { function: "drctl", action: None, home: Home::Secondary, ..DESCRIBE_SECRET },
     Call { function: "drctl", action: None, ..BATCH_GET_IMAGE },
+    Call {
+        operation: "CreateDBSnapshot",
+        documentation: documentation!("AmazonRDS/latest/APIReference/API_CreateDBSnapshot.html"),
+        ..TAKE_SNAPSHOT
+    },
+    Call {
+        operation: "DescribeDBSnapshots",
+        documentation: documentation!("AmazonRDS/latest/APIReference/API_DescribeDBSnapshots.html"),
+        ..TAKE_SNAPSHOT
+    },
+    Call {
+        operation: "CreateDBClusterSnapshot",
+        documentation: documentation!("AmazonRDS/latest/APIReference/API_CreateDBClusterSnapshot.html"),
+        ..TAKE_SNAPSHOT
+    },
+    Call {
+        operation: "DescribeDBClusterSnapshots",
+        documentation: documentation!("AmazonRDS/latest/APIReference/API_DescribeDBClusterSnapshots.html"),
+        ..TAKE_SNAPSHOT
+    },
+    Call {
+        operation: "CopyDBSnapshot",
+        home: Home::Tertiary,
+        documentation: documentation!("AmazonRDS/latest/APIReference/API_CopyDBSnapshot.html"),
+        ..TAKE_SNAPSHOT
+    },
+    Call {
+        operation: "CopyDBClusterSnapshot",
+        home: Home::Tertiary,
+        documentation: documentation!("AmazonRDS/latest/APIReference/API_CopyDBClusterSnapshot.html"),
+        ..TAKE_SNAPSHOT
+    },
+    // The copy is looked at where it is, too.
+    Call {
+        operation: "DescribeDBSnapshots",
+        home: Home::Tertiary,
+        documentation: documentation!("AmazonRDS/latest/APIReference/API_DescribeDBSnapshots.html"),
+        ..TAKE_SNAPSHOT
+    },
+    Call {
+        operation: "DescribeDBClusterSnapshots",
+        home: Home::Tertiary,
+        documentation: documentation!("AmazonRDS/latest/APIReference/API_DescribeDBClusterSnapshots.html"),
+        ..TAKE_SNAPSHOT
+    },
     Call { function: "drctl", blocking: false, ..GET_OBJECT },
     Call { function: "drctl", blocking: false, ..PUT_OBJECT },
     Call { function: "drctl", blocking: false, ..DELETE_OBJECT },
+    Call { function: "drctl", blocking: false, ..LIST_OBJECTS },
     START_EXECUTION,
     Call {
         operation: "DescribeStateMachine",

@@ -1,4 +1,5 @@
-//! Large objects in parts: multipart uploads with a full-object checksum, one call each.
+//! Large objects in parts: multipart uploads with a full-object checksum, one call each; and files of the log, which are
+//! written once.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +13,7 @@ use aws_sdk_s3::{
 };
 use bytes::Bytes;
 use recovery::{
-    backup::{Keeping, Lock, PartStore, Written},
+    backup::{Keeping, Lock, PartStore, WalArchive, Written},
     plan,
     store::StoreError,
 };
@@ -192,6 +193,60 @@ impl PartStore for Bucket {
             crc64nvme: answer.checksum_crc64_nvme().map(str::to_owned),
             version_id: answer.version_id().map(str::to_owned),
         }))
+    }
+}
+
+#[async_trait]
+impl WalArchive for Bucket {
+    fn bucket(&self) -> &str {
+        &self.name
+    }
+
+    async fn put_new(&self, key: &str, bytes: Vec<u8>, crc64nvme: &str, keeping: &Keeping) -> Result<bool, StoreError> {
+        let request = self
+            .client
+            .put_object()
+            .bucket(&self.name)
+            .key(key)
+            .if_none_match("*")
+            .content_type("application/zstd")
+            .checksum_crc64_nvme(crc64nvme)
+            .storage_class(storage_class(keeping.storage_class))
+            .set_tagging(tagging(&keeping.tags))
+            .set_ssekms_key_id(keeping.kms_key.clone())
+            .body(ByteStream::new(SdkBody::from(bytes)));
+        let request = match keeping.kms_key {
+            Some(_) => request.server_side_encryption(ServerSideEncryption::AwsKms).bucket_key_enabled(true),
+            None => request,
+        };
+        let request = match lock_mode(keeping.lock) {
+            Some(mode) => request
+                .object_lock_mode(mode)
+                .object_lock_retain_until_date(DateTime::from_secs(keeping.retain_until.as_second())),
+            None => request,
+        };
+        match request.send().await {
+            Ok(_) => Ok(true),
+            Err(error) => match self.error(key, Trouble::from(error)) {
+                StoreError::PreconditionFailed { .. } => Ok(false),
+                other => Err(other),
+            },
+        }
+    }
+
+    async fn get_whole(&self, key: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        let answer = match self.client.get_object().bucket(&self.name).key(key).send().await {
+            Ok(answer) => answer,
+            Err(error) => {
+                let trouble = Trouble::from(error);
+                return if trouble.is("NoSuchKey") { Ok(None) } else { Err(self.error(key, trouble)) };
+            }
+        };
+        let whole = answer.body.collect().await.map_err(|error| {
+            let text = format!("the answer broke off: {}", recovery::fault::chain(&error));
+            self.error(key, Trouble::unexpected(text))
+        })?;
+        Ok(Some(whole.to_vec()))
     }
 }
 

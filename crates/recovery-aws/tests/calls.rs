@@ -30,14 +30,17 @@ fn files(folder: &Path, ending: &str) -> Vec<(String, String)> {
 }
 
 /// The file of each service, and the client's crate in it.
-const ADAPTERS: [(&str, &str, &str); 11] = [
+const ADAPTERS: [(&str, &str, &str); 14] = [
     ("cloudfront.rs", "CloudFront", "aws_sdk_cloudfront"),
     ("ecr.rs", "ECR", "aws_sdk_ecr"),
     ("eks.rs", "EKS", "aws_sdk_eks"),
     ("kms.rs", "KMS", "aws_sdk_kms"),
     ("rds.rs", "RDS", "aws_sdk_rds"),
+    ("rds_snapshots.rs", "RDS", "aws_sdk_rds"),
     ("route53.rs", "Route53", "aws_sdk_route53"),
     ("s3.rs", "S3", "aws_sdk_s3"),
+    ("s3_backups.rs", "S3", "aws_sdk_s3"),
+    ("s3_parts.rs", "S3", "aws_sdk_s3"),
     ("s3_replication.rs", "S3", "aws_sdk_s3"),
     ("secrets_manager.rs", "SecretsManager", "aws_sdk_secretsmanager"),
     ("sns.rs", "SNS", "aws_sdk_sns"),
@@ -91,23 +94,30 @@ fn clients_are_used_in_the_file_of_their_service_and_nowhere_else() {
 }
 
 /// What a function's wiring mentions, and the service that it reaches by it.
-const REACHES: [(&str, &str); 16] = [
+const REACHES: [(&str, &str); 23] = [
     (".evidence()", "S3"),
+    (".evidence_list()", "S3"),
+    (".backups()", "S3"),
+    (".wal_archive()", "S3"),
+    (".backup_parts()", "S3"),
+    ("takers(", "SecretsManager"),
+    ("takers(", "KMS"),
+    ("takers(", "ECR"),
+    ("takers(", "STS"),
+    ("takers(", "RDS"),
     (".switch()", "S3"),
     (".bucket(", "S3"),
     (".objects()", "S3"),
     (".registry()", "ECR"),
     ("databases(", "SecretsManager"),
+    ("takers(", "SecretsManager"),
+    ("takers(", "RDS"),
     (".secrets()", "SecretsManager"),
     ("node_group(", "EKS"),
     (".replica", "RDS"),
     (".records(", "Route53"),
     (".distribution(", "CloudFront"),
     (".messenger()", "SNS"),
-    ("takers(", "ECR"),
-    ("takers(", "KMS"),
-    ("takers(", "STS"),
-    ("takers(", "SecretsManager"),
 ];
 
 #[test]
@@ -135,13 +145,13 @@ struct Task {
     blocking: bool,
 }
 
-fn tasks(states: &Value, found: &mut Vec<Task>) {
+fn tasks(states: &Value, in_a_map: bool, found: &mut Vec<Task>) {
     for (name, state) in states.as_object().unwrap() {
         for branch in state["Branches"].as_array().into_iter().flatten() {
-            tasks(&branch["States"], found);
+            tasks(&branch["States"], in_a_map, found);
         }
         if let Some(inner) = state["ItemProcessor"].get("States") {
-            tasks(inner, found);
+            tasks(inner, true, found);
         }
         let arguments = &state["Arguments"];
         let Some(arn) = arguments["FunctionName"].as_str() else { continue };
@@ -153,13 +163,15 @@ fn tasks(states: &Value, found: &mut Vec<Task>) {
             }
             function.extend(letter.to_lowercase());
         }
-        // What is caught as a trouble lets the run go on; what is caught as a failure, or not at all, ends it.
+        // What is caught as a trouble lets the run go on, as does what is caught beside others of its kind; what is caught as a
+        // failure, or not at all, ends it.
         let caught = state["Catch"].to_string();
+        let passed_over = caught.contains("'troubles'") || (in_a_map && state["Catch"].is_array());
         found.push(Task {
             name: name.clone(),
             function,
             action: arguments["Payload"]["action"].as_str().map(str::to_owned),
-            blocking: !caught.contains("'troubles'"),
+            blocking: !passed_over,
         });
     }
 }
@@ -181,7 +193,7 @@ fn nothing_that_a_machine_waits_for_lives_in_the_control_planes_of_us_east_1() {
     for (machine, text) in machines {
         let machine_json: Value = serde_json::from_str(&text).unwrap();
         let mut found = Vec::new();
-        tasks(&machine_json["States"], &mut found);
+        tasks(&machine_json["States"], false, &mut found);
         for task in &found {
             let Task { name, function, .. } = task;
             let mut calls = CALLS.iter().filter(|call| makes(task, call)).peekable();

@@ -15,6 +15,7 @@ mod parts;
 mod produce;
 mod store;
 mod taker;
+pub mod wal;
 
 pub use encode::{Ends, crc64nvme, sha256};
 pub use error::DatapathError;

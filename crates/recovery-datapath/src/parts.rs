@@ -20,10 +20,11 @@ pub struct Parts {
 }
 
 impl Parts {
-    /// For an object that has about this length when stored; whatever it is, sixteen times the smallest bound fits.
-    pub fn for_about(stored_bytes: u64) -> Parts {
-        // The estimate fits into the parts before the first doubling twice over.
-        let wanted = stored_bytes.div_ceil(BEFORE_DOUBLING).next_multiple_of(1024 * 1024);
+    /// For an object that may have about this length, before it is compressed: twice as much fits if it does not shrink at
+    /// all, and what shrinks never reaches the longest parts.
+    pub fn for_about(bytes: u64) -> Parts {
+        let units: u64 = (0..MOST_PARTS / BEFORE_DOUBLING).map(|doubled| BEFORE_DOUBLING << doubled).sum();
+        let wanted = bytes.div_ceil(units / 2).next_multiple_of(1024 * 1024);
         Parts { first: wanted.max(SMALLEST_PART) }
     }
 
@@ -47,13 +48,13 @@ mod tests {
 
     #[test]
     fn memory_grows_with_what_is_stored_and_everything_fits() {
-        // (stored, first part in MiB, most that fits in GiB)
-        let situations = [(0, 5, 183), (10 * GIB, 5, 183), (33 * GIB, 14, 512), (100 * GIB, 41, 1501)];
-        for (stored, mib, most) in situations {
-            let parts = Parts::for_about(stored);
-            assert_eq!(parts.bytes(1), Some(mib * 1024 * 1024), "{stored}");
-            assert_eq!(parts.most_bytes() / GIB, most, "{stored}");
-            assert!(parts.most_bytes() >= 15 * stored, "{stored}");
+        // (about, first part in MiB, most that fits in GiB)
+        let situations = [(0, 5, 183), (90 * GIB, 5, 183), (200 * GIB, 11, 402), (5 * 1024 * GIB, 280, 10_253)];
+        for (about, mib, most) in situations {
+            let parts = Parts::for_about(about);
+            assert_eq!(parts.bytes(1), Some(mib * 1024 * 1024), "{about}");
+            assert_eq!(parts.most_bytes() / GIB, most, "{about}");
+            assert!(parts.most_bytes() >= 2 * about, "{about}");
         }
     }
 

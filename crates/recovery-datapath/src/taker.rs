@@ -2,7 +2,7 @@
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
@@ -39,12 +39,12 @@ pub struct Sink {
     bucket: Arc<dyn PartStore>,
     encoding: Encoding,
     keeping: Keeping,
-    within: Duration,
+    deadline: Instant,
     artifacts: Mutex<Vec<Artifact>>,
 }
 
 impl Sink {
-    /// A sink into the backup's folder.
+    /// A sink into the backup's folder; `within` is for all artifacts together.
     pub fn new(
         backup: &BackupId,
         bucket: Arc<dyn PartStore>,
@@ -52,7 +52,14 @@ impl Sink {
         keeping: Keeping,
         within: Duration,
     ) -> Sink {
-        Sink { backup: backup.clone(), bucket, encoding, keeping, within, artifacts: Mutex::default() }
+        Sink {
+            backup: backup.clone(),
+            bucket,
+            encoding,
+            keeping,
+            deadline: Instant::now() + within,
+            artifacts: Mutex::default(),
+        }
     }
 
     /// Writes an artifact; `name` lies in the backup's folder and gets the encoding's suffix. `about_bytes` is what the
@@ -73,7 +80,7 @@ impl Sink {
             encoding: self.encoding,
             keeping: self.keeping.clone(),
             parts: Parts::for_about(about_bytes),
-            within: self.within,
+            within: self.deadline.saturating_duration_since(Instant::now()),
             whole,
         };
         let stored = store(&self.bucket, &key, produced, &options).await?;

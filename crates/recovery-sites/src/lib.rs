@@ -70,6 +70,9 @@ pub fn takers(settings: &Settings, aws: &Aws) -> Result<Takers, Failure> {
     takers.insert(Kind::Logical, Box::new(Logical::new(source.clone())));
     takers.insert(Kind::Physical, Box::new(Physical::new(source)));
     takers.append(&mut state::takers(settings, aws)?);
+    if let Some(snapshots) = aws.snapshots() {
+        takers.insert(Kind::Snapshot, Box::new(snapshots));
+    }
     Ok(takers)
 }
 

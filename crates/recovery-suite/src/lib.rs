@@ -13,6 +13,7 @@ use asl::{TaskCall, TaskHandler, TaskOutcome};
 use async_trait::async_trait;
 use jiff::Timestamp;
 use recovery::{
+    backup::Catalogue,
     closure::Closure,
     cluster::NodeGroup,
     database::{DatabaseError, ReplicaRole},
@@ -24,12 +25,12 @@ use recovery_aws::Aws;
 use recovery_http::HttpProber;
 use recovery_kubernetes::Cluster;
 use recovery_lambda::{Settings, answer, misconfigured};
-use recovery_sites::{Databases, Side, databases, workloads};
+use recovery_sites::{Databases, Side, Takers, databases, takers, workloads};
 use serde_json::Value;
 use tracing::info;
 
 /// Every function by its folder's name.
-pub const FUNCTIONS: [&str; 9] = [
+pub const FUNCTIONS: [&str; 11] = [
     "plan-failover",
     "fence-primary",
     "promote-replica",
@@ -39,10 +40,21 @@ pub const FUNCTIONS: [&str; 9] = [
     "swap-dns",
     "notify",
     "report",
+    "backup-trigger",
+    "checksum-verify",
 ];
 
+/// How long an artifact may take to be written: what a Lambda would have.
+const WHOLE_BACKUP: Duration = Duration::from_secs(14 * 60);
+
 /// How long one invocation may take; no function's `Timeout` in `template.yaml` is longer.
-const INVOCATION_LIMIT: Duration = Duration::from_secs(60);
+fn invocation_limit(function: &str) -> Duration {
+    // What moves whole backups has all the time that Lambda gives.
+    match function {
+        "backup-trigger" | "checksum-verify" => Duration::from_secs(900),
+        _ => Duration::from_secs(60),
+    }
+}
 
 /// The functions and everything that they act on.
 pub struct Suite {
@@ -52,6 +64,7 @@ pub struct Suite {
     primary_cluster: Cluster,
     secondary_cluster: Cluster,
     prober: HttpProber,
+    takers: Takers,
 }
 
 impl Suite {
@@ -73,6 +86,7 @@ impl Suite {
             databases: databases(&settings, &aws)?,
             primary_cluster: workloads(&settings, &aws, Side::Primary)?,
             secondary_cluster: workloads(&settings, &aws, Side::Secondary)?,
+            takers: takers(&settings, &aws)?,
             prober: HttpProber::new().map_err(|error| misconfigured(&chain(&error)))?,
             settings,
             aws,
@@ -179,6 +193,32 @@ impl Suite {
                 };
                 answer("report", suite, handle, payload).await
             }
+            "backup-trigger" => {
+                let handle = |suite: Arc<Suite>, request| async move {
+                    let plan = &suite.settings.plan;
+                    let (backups, evidence) = (suite.aws.bucket(&plan.buckets.backups), suite.aws.evidence());
+                    let world = backup_trigger::World {
+                        takers: &suite.takers,
+                        parts: suite.aws.backup_parts(),
+                        backups: &backups,
+                        evidence: &*evidence,
+                        now: Timestamp::now,
+                        within: WHOLE_BACKUP,
+                    };
+                    backup_trigger::backup_trigger(&request, plan, &world).await
+                };
+                answer("backup-trigger", suite, handle, payload).await
+            }
+            "checksum-verify" => {
+                let handle = |suite: Arc<Suite>, request| async move {
+                    let (backups, wal) = (suite.aws.backups(), suite.aws.wal_archive());
+                    let (list, evidence) = (suite.aws.evidence_list(), suite.aws.evidence());
+                    let catalogue = Catalogue { list: &*list, evidence: &*evidence };
+                    let world = checksum_verify::World { backups: &*backups, wal: &*wal, catalogue };
+                    checksum_verify::checksum_verify(&request, &suite.settings.plan, &world, Timestamp::now()).await
+                };
+                answer("checksum-verify", suite, handle, payload).await
+            }
             unknown => Err(misconfigured(&format!("no function is called `{unknown}`"))),
         }
     }
@@ -261,7 +301,8 @@ impl TaskHandler for Linked {
         let payload = function.payload.clone();
         let began_at = Timestamp::now();
         let began = Instant::now();
-        let answered = tokio::time::timeout(INVOCATION_LIMIT, self.0.invoke(&name, payload)).await;
+        let limit = invocation_limit(&name);
+        let answered = tokio::time::timeout(limit, self.0.invoke(&name, payload)).await;
         let took_us = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
         let (state, seconds) = (&*call.state, began.elapsed().as_secs_f64());
         info!(call = call.call, state, function = name, %began_at, took_us, "`{name}` took {seconds:.3} s");
@@ -269,7 +310,7 @@ impl TaskHandler for Linked {
             Ok(Ok(result)) => call.function_answered(result),
             Ok(Err(failure)) => TaskOutcome::function_failed(&failure.error_type, &failure.message),
             Err(_) => {
-                let text = format!("`{name}` did not answer within {} s", INVOCATION_LIMIT.as_secs());
+                let text = format!("`{name}` did not answer within {} s", limit.as_secs());
                 TaskOutcome::function_failed("Sandbox.Timedout", &text)
             }
         }

@@ -9,7 +9,14 @@ use std::{
 };
 
 use jiff::Timestamp;
-use recovery::{fault::Fault, incident::Incident, notice::Stage, plan::Plan, run::Run};
+use recovery::{
+    backup::{BackupTriggerRequest, ChecksumVerifyRequest},
+    fault::Fault,
+    incident::Incident,
+    notice::Stage,
+    plan::Plan,
+    run::Run,
+};
 use recovery_suite::FUNCTIONS;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -44,8 +51,9 @@ fn states() -> Vec<(String, Value)> {
     fn collect(machine: &Value, into: &mut Vec<(String, Value)>) {
         for (name, state) in machine["States"].as_object().unwrap() {
             into.push((name.clone(), state.clone()));
-            for branch in state["Branches"].as_array().into_iter().flatten() {
-                collect(branch, into);
+            let branches = state["Branches"].as_array().into_iter().flatten();
+            for inner in branches.chain(state.get("ItemProcessor")) {
+                collect(inner, into);
             }
         }
     }
@@ -162,6 +170,8 @@ fn every_event_is_what_its_folder_takes() {
     all_are::<swap_dns::Request>("swap-dns");
     all_are::<notify::Request>("notify");
     all_are::<report::Request>("report");
+    all_are::<BackupTriggerRequest>("backup-trigger");
+    all_are::<ChecksumVerifyRequest>("checksum-verify");
 
     let plan = Plan::read(&root().join("plans/sparc.toml")).unwrap();
     for (path, event) in json_files(&root().join("events/regional-failover")) {

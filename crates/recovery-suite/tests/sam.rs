@@ -60,6 +60,7 @@ async fn wrong_parameters_are_refused_before_anything_is_made() {
         ("SwitchKey", "switch/us-east-1-is-out"),
         ("RecoverySecret", "sparc/postgresql/recovery"),
         ("ApplicationSecret", "sparc/postgresql/application"),
+        ("BackupSecret", "sparc/postgresql/backup"),
         ("StandbyInstance", "sparc-prod-replica-us-west-2"),
         ("SecondaryCluster", "sparc-prod-us-west-2"),
         ("NodeGroup", "workers"),

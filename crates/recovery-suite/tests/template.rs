@@ -153,6 +153,19 @@ fn every_machine_is_deployed_with_exactly_the_functions_that_it_calls() {
         assert_eq!(machine["Role"], json!({ "Fn::GetAtt": format!("{}Role.Arn", pascal(&name)) }));
         let invoke = statements(&role["Policies"][0]);
         assert_eq!(invoke.len(), 1, "{name}");
+        // Items of a distributed Map are executions of the same machine, and of no other.
+        let children = role["Policies"].as_array().unwrap().get(1).map(statements).unwrap_or_default();
+        let may: BTreeSet<String> = children.iter().flat_map(|statement| actions(statement)).collect();
+        let text = fs::read_to_string(root().join(format!("statemachines/{name}.asl.json"))).unwrap();
+        let distributed = text.contains("\"DISTRIBUTED\"");
+        let needed = ["states:DescribeExecution", "states:StartExecution", "states:StopExecution"].map(str::to_owned);
+        assert_eq!(may, if distributed { needed.into() } else { BTreeSet::new() }, "{name}");
+        for statement in children {
+            assert!(
+                statement["Resource"].to_string().contains(&format!("${{Platform}}-{name}")),
+                "{name}: {statement}"
+            );
+        }
         assert_eq!(actions(invoke[0]), BTreeSet::from(["lambda:InvokeFunction".to_owned()]));
         let allowed: BTreeSet<String> = list(&invoke[0]["Resource"]).iter().map(|arn| arn.to_string()).collect();
         assert_eq!(allowed, called.iter().map(|function| arn(function).to_string()).collect(), "{name}");
@@ -169,13 +182,31 @@ fn permissions(call: &Call) -> Vec<String> {
     };
     match call.service {
         // Without ListBucket an object that is not there is answered with 403, and "no fence" becomes "refused".
-        "S3" if call.operation == "GetObject" => also(own("s3"), &["s3:ListBucket", "kms:Decrypt"]),
+        // Backups are read in the version that their manifest names.
+        "S3" if matches!(call.operation, "GetObject" | "HeadObject") => {
+            let version = (call.function == "checksum-verify").then_some("s3:GetObjectVersion");
+            let more = ["s3:ListBucket", "kms:Decrypt"].into_iter().chain(version).collect::<Vec<_>>();
+            also("s3:GetObject".to_owned(), &more)
+        }
         "S3" if call.operation == "PutObject" => also(own("s3"), &["kms:GenerateDataKey"]),
+        "S3" if call.operation == "ListObjectsV2" => vec!["s3:ListBucket".to_owned()],
+        // https://docs.aws.amazon.com/AmazonS3/latest/userguide/mpuoverview.html#mpuAndPermissions
+        "S3" if call.operation == "CreateMultipartUpload" => {
+            // What is written is tagged and locked by the same call, under a key.
+            let also_asked = ["s3:PutObjectTagging", "s3:PutObjectRetention", "kms:GenerateDataKey", "kms:Decrypt"];
+            also("s3:PutObject".to_owned(), &also_asked)
+        }
+        "S3" if matches!(call.operation, "UploadPart" | "CompleteMultipartUpload") => vec!["s3:PutObject".to_owned()],
+        "S3" if call.operation == "ListParts" => vec!["s3:ListMultipartUploadParts".to_owned()],
+        "S3" if call.operation == "ListMultipartUploads" => vec!["s3:ListBucketMultipartUploads".to_owned()],
         "S3" => vec![own("s3")],
         "SecretsManager" => also(own("secretsmanager"), &["kms:Decrypt"]),
         "SNS" => also(own("sns"), &["kms:Decrypt", "kms:GenerateDataKey"]),
         "ECR" => vec![own("ecr")],
+        "KMS" => vec![own("kms")],
         "EKS" => vec![own("eks")],
+        // A copy is encrypted under a key of where it goes.
+        "RDS" if call.operation.starts_with("Copy") => also(own("rds"), &["kms:CreateGrant", "kms:DescribeKey"]),
         "RDS" => vec![own("rds")],
         "Route53" => vec![own("route53")],
         "CloudFront" => vec![own("cloudfront")],
@@ -209,18 +240,23 @@ fn roles_reach_other_regions_only_where_the_table_of_calls_does() {
         let calls = role["Policies"].as_array().unwrap().iter().find(|policy| policy["PolicyName"] == "calls");
         for statement in calls.map(statements).into_iter().flatten() {
             for action in actions(statement) {
-                let home = CALLS
-                    .iter()
-                    .find(|call| call.function == function && permissions(call).contains(&action))
-                    .map(|call| call.home)
-                    .unwrap();
+                let makes = |call: &&Call| call.function == function && permissions(call).contains(&action);
+                let homes: Vec<Home> = CALLS.iter().filter(makes).map(|call| call.home).collect();
                 let resource = statement["Resource"].to_string();
                 let global = action.starts_with("route53:") || action.starts_with("cloudfront:");
                 // An Aurora global cluster has no region in its ARN, its member has.
-                let secondary = resource.contains("${SecondaryRegion}");
-                assert!(!resource.contains("PrimaryRegion"), "{function}: {action} reaches into the lost region");
-                assert_eq!(secondary, home == Home::Secondary, "{function}: {action} on {resource}");
-                assert_eq!(global, home == Home::UsEast1, "{function}: {action} on {resource}");
+                let (primary, secondary) = (resource.contains("PrimaryRegion"), resource.contains("SecondaryRegion"));
+                // Only backups ask the region that may be lost, while it is there.
+                assert!(!primary || function == "backup-trigger", "{function}: {action} reaches into the lost region");
+                assert!(!primary || homes.contains(&Home::Primary), "{function}: {action} on {resource}");
+                assert!(!secondary || homes.contains(&Home::Secondary), "{function}: {action} on {resource}");
+                // Names of buckets have no region.
+                let elsewhere = !homes.contains(&Home::Tertiary) && !global && !action.starts_with("s3:");
+                assert!(
+                    !elsewhere || primary || secondary,
+                    "{function}: {action} on {resource}, which is in no other region"
+                );
+                assert_eq!(global, homes.contains(&Home::UsEast1), "{function}: {action} on {resource}");
             }
         }
     }
@@ -260,6 +296,8 @@ fn the_stack_needs_neither_of_the_regions_that_may_be_lost() {
         let properties = resource["Properties"].to_string();
         // Looking at the lost region is what detection is for; nothing else here may name it.
         let looks = ["PrimaryImpairedAlarm", "ProbeSilentAlarm", "Dashboard"].contains(&name.as_str());
+        // Backups are taken over there while it lives, and nothing waits for them.
+        let looks = looks || name == "BackupTriggerRole";
         assert!(looks || !properties.contains("PrimaryRegion"), "{name} names the lost region");
         // Only what functions may do over there.
         assert!(
@@ -348,6 +386,42 @@ fn the_alarm_counts_what_the_probe_emits_and_the_rule_waits_for_it() {
     let schedule = of_type(&template, "AWS::Scheduler::Schedule")["ProbeSchedule"];
     let input: Value = serde_json::from_str(schedule["Target"]["Input"].as_str().unwrap()).unwrap();
     serde_json::from_value::<verify_recovery::Request>(input).unwrap();
+}
+
+#[test]
+fn the_alarms_on_backups_count_what_the_verification_emits_and_the_bucket_expires_what_it_marks() {
+    use checksum_verify::{EXPIRED, RETENTION_TAG, metric};
+    let template = template("template.yaml");
+    let plan = recovery::plan::Plan::read(&root().join("plans/sparc.toml")).unwrap();
+    let emitted = &metric::embedded(&[], &plan, jiff::Timestamp::UNIX_EPOCH)[0];
+    let directive = &emitted["_aws"]["CloudWatchMetrics"][0];
+    let alarms = of_type(&template, "AWS::CloudWatch::Alarm");
+    for (name, metric) in [("BackupStaleAlarm", metric::STALE), ("BackupUnprovenAlarm", metric::UNPROVEN)] {
+        let alarm = alarms[name];
+        assert_eq!((&alarm["Namespace"], &alarm["MetricName"]), (&directive["Namespace"], &json!(metric)));
+        assert!(directive["Metrics"].as_array().unwrap().iter().any(|one| one["Name"] == metric), "{directive}");
+        let named: Vec<&Value> = alarm["Dimensions"].as_array().unwrap().iter().map(|one| &one["Name"]).collect();
+        assert_eq!(json!([named]), directive["Dimensions"], "{name}");
+        assert_eq!(alarm["TreatMissingData"], "breaching", "{name}: nobody looked, so nothing is known");
+    }
+    let rules = &of_type(&template, "AWS::S3::Bucket")["BackupsBucket"]["LifecycleConfiguration"]["Rules"];
+    for rule in rules.as_array().unwrap().iter().filter(|rule| !rule["ExpirationInDays"].is_null()) {
+        assert_eq!(rule["TagFilters"], json!([{ "Key": RETENTION_TAG, "Value": EXPIRED }]), "{rule}");
+    }
+    let schedules = of_type(&template, "AWS::Scheduler::Schedule");
+    let started = [
+        ("NightlyBackupSchedule", "nightly-backup"),
+        ("ClusterBackupSchedule", "nightly-backup"),
+        ("RegistryBackupSchedule", "nightly-backup"),
+        ("VerifyBackupsSchedule", "verify-backups"),
+    ];
+    for (schedule, machine) in started {
+        let input: Value = serde_json::from_str(schedules[schedule]["Target"]["Input"].as_str().unwrap()).unwrap();
+        let text = fs::read_to_string(root().join(format!("statemachines/{machine}.asl.json"))).unwrap();
+        for field in input.as_object().unwrap().keys() {
+            assert!(text.contains(&format!("$run.event.{field}")), "{machine} passes over `{field}`");
+        }
+    }
 }
 
 /// Everything that calls something asynchronously says where an undeliverable call goes.

@@ -5,12 +5,14 @@
 //! that a manifest that was changed with its artifacts is found out. What was proven of a backup is a [`Proof`], kept
 //! beside the receipt and never overwritten; only a proof makes a [`VerifiedBackup`], and restore takes nothing else.
 
+mod catalogue;
 mod manifest;
 mod parts;
 mod policy;
 mod proof;
 mod request;
 mod storage;
+mod wal;
 
 use std::{fmt, str::FromStr};
 
@@ -19,15 +21,17 @@ use serde::{Deserialize, Serialize};
 
 use crate::plan::Plan;
 
+pub use catalogue::{Catalogue, Known, Newest, Proven, Standing, may_expire};
 pub use manifest::{
     Artifact, BackupManifest, Content, DatabaseFacts, DumpFormat, Encoding, MANIFEST_VERSION, ManifestProblem, Phase,
     Protection, Receipt, Sha256Hex, SnapshotCopy, Source, TableFacts, Tool,
 };
 pub use parts::{Keeping, PartStore, Written};
 pub use policy::{Backups, DatabaseBackup, JobSettings, Lock, Policy, Taken};
-pub use proof::{Counts, Finding, Proof, Reason, Rung, Unproven, VerifiedBackup};
+pub use proof::{ArtifactProof, Counts, Finding, Proof, Reason, Rung, Unproven, VerifiedBackup};
 pub use request::{BackupTriggerRequest, ChecksumVerifyRequest, Due, DueBackup, Outcome, Place};
 pub use storage::{BackupStorage, ObjectBody, ObjectSummary, ObjectVersion, Page};
+pub use wal::{WalArchive, wal_key};
 
 /// How a backup is taken, and so what can be done with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -162,6 +166,17 @@ impl BackupId {
     /// Key in the evidence bucket of what was proven at a moment.
     pub fn proof_key(&self, proven_at: Timestamp) -> String {
         format!("{}{}.json", self.proofs_prefix(), stamp(proven_at))
+    }
+
+    /// Key in the evidence bucket that says that the artifacts were marked to expire.
+    pub fn expired_key(&self) -> String {
+        format!("{EVIDENCE_PREFIX}{self}/expired.json")
+    }
+
+    /// Key in the evidence bucket of what a run found out about one artifact.
+    pub fn part_key(&self, run: &str, artifact: &str) -> String {
+        let name = artifact.strip_prefix(&self.folder()).unwrap_or(artifact).replace('/', "!");
+        format!("{EVIDENCE_PREFIX}{self}/parts/{run}/{name}.json")
     }
 
     /// Where the proofs lie in the evidence bucket; their names sort by time.

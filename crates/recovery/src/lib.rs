@@ -22,6 +22,7 @@ pub mod notice;
 pub mod objective;
 pub mod permit;
 pub mod plan;
+pub mod postgres_settings;
 pub mod registry;
 pub mod replication;
 pub mod report;

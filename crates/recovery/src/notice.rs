@@ -9,7 +9,7 @@ use crate::{
     incident::Incident,
     objective::{Priority, human_seconds},
     plan::Plan,
-    run::Run,
+    run::{BackupMissed, Run},
 };
 
 /// What a message is about.
@@ -32,11 +32,17 @@ pub enum Stage {
     Failed,
     /// It failed after the point of no return.
     Incomplete,
+    /// Every backup that was due is complete.
+    BackupsTaken,
+    /// A backup that was due is missing.
+    BackupsMissed,
+    /// A backup is stale, or not as it was written.
+    BackupsUnproven,
 }
 
 impl Stage {
     /// Every stage, for contract tests between the languages.
-    pub const ALL: [Stage; 8] = [
+    pub const ALL: [Stage; 11] = [
         Stage::Declared,
         Stage::ApprovalNeeded,
         Stage::Promoted,
@@ -45,6 +51,9 @@ impl Stage {
         Stage::Refused,
         Stage::Failed,
         Stage::Incomplete,
+        Stage::BackupsTaken,
+        Stage::BackupsMissed,
+        Stage::BackupsUnproven,
     ];
 
     /// The stage's name as it stands in state machines and keys.
@@ -58,6 +67,9 @@ impl Stage {
             Stage::Refused => "refused",
             Stage::Failed => "failed",
             Stage::Incomplete => "incomplete",
+            Stage::BackupsTaken => "backups-taken",
+            Stage::BackupsMissed => "backups-missed",
+            Stage::BackupsUnproven => "backups-unproven",
         }
     }
 
@@ -71,6 +83,25 @@ impl Stage {
             Stage::Refused => "Failover refused",
             Stage::Failed => "Failover stopped, nothing has moved",
             Stage::Incomplete => "Failover incomplete, act now",
+            Stage::BackupsTaken => "Backups taken",
+            Stage::BackupsMissed => "Backup missing",
+            Stage::BackupsUnproven => "Backup not proven",
+        }
+    }
+
+    /// Who hears of it. When the platform is away, the whole chain does, whatever the stage.
+    pub const fn priority(self) -> Priority {
+        match self {
+            Stage::Declared
+            | Stage::ApprovalNeeded
+            | Stage::Promoted
+            | Stage::Healthy
+            | Stage::Recovered
+            | Stage::Refused
+            | Stage::Failed
+            | Stage::Incomplete => Priority::P0,
+            Stage::BackupsMissed | Stage::BackupsUnproven => Priority::P1,
+            Stage::BackupsTaken => Priority::P2,
         }
     }
 }
@@ -86,6 +117,9 @@ pub struct Notice {
 
 /// Writes the message of a stage.
 pub fn compose(plan: &Plan, run: &Run, stage: Stage, now: Timestamp) -> Notice {
+    if matches!(stage, Stage::BackupsTaken | Stage::BackupsMissed | Stage::BackupsUnproven) {
+        return about_backups(plan, run, stage);
+    }
     let incident = Incident::from_event(&run.event, plan).ok();
     let place = plan.regions.primary.code();
     let mut subject = format!("[P0] {} - {place} ({})", stage.title(), plan.platform);
@@ -157,7 +191,44 @@ fn actions(run: &Run, stage: Stage, now: Timestamp) -> String {
             }
         }
         Stage::Incomplete => format!("the database has moved and must not move back; {failed}"),
+        // Written by `about_backups`.
+        Stage::BackupsTaken | Stage::BackupsMissed | Stage::BackupsUnproven => failed,
     }
+}
+
+/// The most sentences of a message; a night in which everything fails has one cause.
+const MOST_SENTENCES: usize = 20;
+
+fn about_backups(plan: &Plan, run: &Run, stage: Stage) -> Notice {
+    let priority = stage.priority();
+    let mut subject = format!("[{priority:?}] {} ({})", stage.title(), plan.platform);
+    subject.retain(|c| c.is_ascii() && !c.is_ascii_control());
+    let mut sentences: Vec<String> = Vec::new();
+    sentences.extend(run.failure.iter().map(|failure| format!("{}: {}", failure.state, failure.message())));
+    if let Some(taken) = &run.backups {
+        sentences
+            .extend(taken.missed.iter().map(|missed| format!("`{}` was not taken: {}", missed.backup, missed.cause)));
+        let (whole, due) = (taken.taken.len(), taken.due);
+        sentences.push(format!("{whole} of {due} backups are complete"));
+    }
+    if let Some(proofs) = &run.proofs {
+        sentences.extend(proofs.stale.iter().cloned());
+        let unread = |missed: &BackupMissed| format!("`{}` could not be read: {}", missed.backup, missed.cause);
+        sentences.extend(proofs.unread.iter().map(unread));
+        let bad = proofs.proven.iter().filter(|proven| proven.findings > 0);
+        sentences.extend(bad.map(|proven| {
+            let says = proven.says.as_deref().unwrap_or("see its proof");
+            format!("`{}`: {says} ({} of {} artifacts are valid)", proven.backup, proven.valid, proven.found)
+        }));
+    }
+    sentences.extend(run.troubles.iter().map(|trouble| format!("{}: {}", trouble.state, trouble.message())));
+    let more = sentences.len().saturating_sub(MOST_SENTENCES);
+    sentences.truncate(MOST_SENTENCES);
+    if more > 0 {
+        sentences.push(format!("and {more} more"));
+    }
+    let body = format!("{}.\n\nWhat there is to restore from: drctl backups\nRun: {}\n", sentences.join(".\n"), run.id);
+    Notice { subject, body }
 }
 
 /// A time in UTC as people read it.

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{
+    backup::{BackupId, Rung},
     cluster::{Applied, Rollout, Writer},
     database::{Closed, Heartbeat, WriteAttempt},
     failover::FailoverPlan,
@@ -61,6 +62,12 @@ pub struct Run {
     /// `LiftFence` and `ReleaseCapacity`: what a run that stopped in time put back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reversal: Option<Reversal>,
+    /// `TakeBackups`: what was due, taken and missed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backups: Option<BackupsTaken>,
+    /// `ConcludeProofs`: what was proven.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proofs: Option<BackupsProven>,
     /// The first failure that decided the run's end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<RunFailure>,
@@ -73,6 +80,99 @@ pub struct Run {
     /// What people did to the run; no state adds to it, whoever writes the report does.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub interventions: Vec<Intervention>,
+}
+
+/// What a run of `nightly-backup` brought.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BackupsTaken {
+    /// How many were due.
+    pub due: u64,
+    /// Those that are complete.
+    pub taken: Vec<BackupTaken>,
+    /// Those that are not.
+    pub missed: Vec<BackupMissed>,
+}
+
+impl BackupsTaken {
+    /// Whether everything that was due is there.
+    pub fn is_whole(&self) -> bool {
+        self.missed.is_empty()
+    }
+}
+
+/// A backup that is complete.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BackupTaken {
+    /// Which.
+    pub backup: BackupId,
+    /// Its length before encoding.
+    pub plain_bytes: u64,
+    /// Its length as stored.
+    pub stored_bytes: u64,
+    /// From its beginning to its end.
+    pub took_seconds: f64,
+}
+
+/// A backup that could not be taken, or not be read.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BackupMissed {
+    /// Which.
+    pub backup: BackupId,
+    /// The error's name.
+    pub error: String,
+    /// What happened.
+    pub cause: String,
+}
+
+/// What a run of `verify-backups` brought.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BackupsProven {
+    /// One per backup whose proof was kept, good or bad.
+    pub proven: Vec<BackupProven>,
+    /// What could not be read.
+    pub unread: Vec<BackupMissed>,
+    /// Kinds of which the newest backup is missing or too old, a sentence each.
+    pub stale: Vec<String>,
+    /// More was due than one run takes.
+    pub more: bool,
+    /// How many backups were marked to expire.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expired: Option<u64>,
+}
+
+impl BackupsProven {
+    /// Whether all backups are as they should be.
+    pub fn is_good(&self) -> bool {
+        self.unread.is_empty() && self.stale.is_empty() && self.proven.iter().all(|proven| proven.findings == 0)
+    }
+}
+
+/// A proof in short; the whole one lies in the evidence bucket.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BackupProven {
+    /// Of which backup.
+    pub backup: BackupId,
+    /// The rung that was asked for.
+    pub asked: Rung,
+    /// The highest rung that all of it reached.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rung: Option<Rung>,
+    /// Artifacts that the manifest names.
+    pub found: u64,
+    /// Those that were looked at.
+    pub checked: u64,
+    /// Those that are as they should be.
+    pub valid: u64,
+    /// How much is not as it should be.
+    pub findings: u64,
+    /// The first of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub says: Option<String>,
 }
 
 /// Who confirmed the point of no return.
@@ -367,6 +467,8 @@ impl Run {
             failure: None,
             troubles: Vec::new(),
             notices: Vec::new(),
+            backups: None,
+            proofs: None,
             interventions: Vec::new(),
         }
     }
@@ -376,6 +478,11 @@ impl Run {
         let stays =
             self.reversal.iter().filter_map(|reversal| reversal.fence.as_ref()).any(|fence| fence.stays.is_some());
         let promoted = self.promotion.is_some() || stays;
+        if self.failure.is_none() && (self.backups.is_some() || self.proofs.is_some()) {
+            let good =
+                self.backups.iter().all(BackupsTaken::is_whole) && self.proofs.iter().all(BackupsProven::is_good);
+            return if good { RunOutcome::Recovered } else { RunOutcome::Incomplete };
+        }
         match (&self.failure, &self.reached) {
             (None, Some(_)) => RunOutcome::Recovered,
             _ if promoted => RunOutcome::Incomplete,

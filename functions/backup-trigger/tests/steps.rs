@@ -280,7 +280,7 @@ async fn a_dump_whose_session_is_ended_is_not_published_and_the_next_attempt_is(
     // More than the pipe and all parts in flight hold, so that the dump cannot end before its session does.
     platform.pair.fill(96 * 1024 * 1024).await.unwrap();
     let backup = id(Kind::Logical);
-    platform.desk.lay(Selector::request("PUT", "sparc_prod.dump.zst"), Times::Nth(1), Script::Hold);
+    platform.desk.lay(Selector::request("PUT", "sparc_prod.dump.zst"), Times::Always, Script::Hold);
     let end = async {
         platform.desk.wait_for_fired(1).await;
         let query =

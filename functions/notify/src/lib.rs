@@ -13,7 +13,6 @@ use recovery::{
     approval::{self, PendingApproval},
     fault::{Classified, Fault, chain},
     notice::{Messenger, NoticeError, Stage, compose},
-    objective::Priority,
     plan::Plan,
     run::{Noticed, Run},
     store::{ObjectStore, Precondition, StoreError, get_json, put_json},
@@ -116,8 +115,7 @@ pub async fn notify(
     if let Some((told, _)) = get_json::<Noticed>(evidence, &marker).await.map_err(untracked)? {
         return Ok(told);
     }
-    // The platform is away: whatever the stage, the whole chain hears it.
-    let sent = messenger.send(Priority::P0, &compose(plan, &run, stage, now)).await;
+    let sent = messenger.send(stage.priority(), &compose(plan, &run, stage, now)).await;
     let message = sent.map_err(|source| Error::Channel { run: run.id.clone(), stage, source })?;
     let told = Noticed { stage, message, at: now };
     if let Err(error) = put_json(evidence, &marker, &told, Precondition::Absent).await {

@@ -3,8 +3,9 @@
 use std::io;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
+use std::time::Duration;
 
-use axum::body::Body;
+use axum::body::{Body, Bytes};
 use axum::http::{HeaderMap, Request, Response};
 use futures::stream;
 use hyper::body::Incoming;
@@ -20,6 +21,8 @@ use crate::error::{Error, Result};
 use crate::tls::Authority;
 
 const KUBERNETES: &str = "kubernetes";
+/// Enough for a body that pauses to be written out.
+const FLUSH: Duration = Duration::from_millis(20);
 
 /// What the proxy stands in front of.
 #[derive(Debug, Clone)]
@@ -176,19 +179,41 @@ impl Relay {
             Some(Script::Slow(delay)) => tokio::time::sleep(delay).await,
             _ => {}
         }
+        let (mut pieces_of, mut pause, mut breaks_after) = (usize::MAX, Duration::ZERO, usize::MAX);
+        match script {
+            Some(Script::Trickle { piece_bytes, pause: before_each }) => {
+                (pieces_of, pause) = (piece_bytes.max(1), before_each)
+            }
+            Some(Script::BreakBody { after_bytes }) => breaks_after = after_bytes,
+            _ => {}
+        }
         let mut response = Response::builder().status(answer.status());
         for (name, value) in answer.headers() {
-            if !matches!(name.as_str(), "connection" | "transfer-encoding" | "content-length") {
+            // The length stays: an answer to HEAD has nothing else to say how large the object is.
+            if !matches!(name.as_str(), "connection" | "transfer-encoding") {
                 response = response.header(name, value);
             }
         }
         // Passed on piece by piece: a watch of Kubernetes never ends.
-        let pieces = stream::unfold(answer, |mut answer| async {
-            match answer.chunk().await {
-                Ok(Some(piece)) => Some((Ok::<_, io::Error>(piece), answer)),
-                Ok(None) => None,
-                Err(error) => Some((Err(io::Error::other(error)), answer)),
+        let pieces = stream::unfold((answer, Bytes::new(), 0), move |(mut answer, mut rest, sent)| async move {
+            if rest.is_empty() {
+                rest = match answer.chunk().await {
+                    Ok(Some(piece)) => piece,
+                    Ok(None) => return None,
+                    Err(error) => return Some((Err(io::Error::other(error)), (answer, rest, sent))),
+                };
             }
+            if sent >= breaks_after {
+                // What was sent until here goes out while nothing more is there to be sent.
+                tokio::time::sleep(FLUSH).await;
+                return Some((Err(io::Error::other("the answer breaks off")), (answer, rest, sent)));
+            }
+            if !pause.is_zero() {
+                tokio::time::sleep(pause).await;
+            }
+            let piece = rest.split_to(rest.len().min(pieces_of).min(breaks_after - sent));
+            let sent = sent + piece.len();
+            Some((Ok::<_, io::Error>(piece), (answer, rest, sent)))
         });
         response.body(Body::from_stream(pieces)).map_err(io::Error::other)
     }

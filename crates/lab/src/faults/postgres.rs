@@ -106,7 +106,7 @@ impl Relay {
             Some(Script::Reject { .. } | Script::LoseAnswer) => return Ok(()),
             Some(Script::Hold) => self.desk.held().await,
             Some(Script::Slow(delay)) => tokio::time::sleep(delay).await,
-            None => {}
+            Some(Script::Trickle { .. } | Script::BreakBody { .. }) | None => {}
         }
         let mut first = [0; 8];
         client.read_exact(&mut first).await?;
@@ -199,7 +199,7 @@ impl Relay {
                     Some(Script::Slow(delay)) => {
                         *way_back.delay.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(delay);
                     }
-                    None => {}
+                    Some(Script::Trickle { .. } | Script::BreakBody { .. }) | None => {}
                 }
             }
             to_server.write_u8(kind).await?;

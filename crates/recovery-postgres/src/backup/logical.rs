@@ -93,7 +93,7 @@ impl Taker for Logical {
             let dump = async {
                 let name = format!("databases/{database}.dump");
                 let about = snapshot.size_bytes.saturating_mul(DUMP_OF_SIZE);
-                Ok(sink.artifact(&name, content, produced, about, whole_dump).await?)
+                Ok::<_, TakeError>(sink.artifact(&name, content, produced, about, whole_dump).await?)
             };
             let facts = async {
                 let counting = session.facts(snapshot, &excluded, &newest_by, cluster.in_recovery);

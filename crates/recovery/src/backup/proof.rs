@@ -112,6 +112,23 @@ pub struct Counts {
     pub valid: u64,
 }
 
+/// What one look at one artifact found.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ArtifactProof {
+    /// Which, by key.
+    pub key: String,
+    /// The highest rung that it reached; absent if it did not reach the first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rung: Option<Rung>,
+    /// The rung that was asked for.
+    pub asked: Rung,
+    /// Stored bytes that were read.
+    pub read_bytes: u64,
+    /// What is not as it should be.
+    pub findings: Vec<Finding>,
+}
+
 /// A kept result of a verification, good or bad.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

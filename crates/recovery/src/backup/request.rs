@@ -109,7 +109,7 @@ pub enum ChecksumVerifyRequest {
         /// How far.
         rung: Rung,
     },
-    /// Proves one artifact of a backup, so that many are read beside each other; keeps nothing.
+    /// Proves one artifact of a backup, so that many are read beside each other, and keeps what it found for `conclude`.
     ProveArtifact {
         /// The run that asks.
         run: String,
@@ -118,6 +118,15 @@ pub enum ChecksumVerifyRequest {
         /// Which artifact.
         key: String,
         /// How far; at most `structure`.
+        rung: Rung,
+    },
+    /// Keeps the proof of a backup whose artifacts were proven one by one by the same run.
+    Conclude {
+        /// The run that asks.
+        run: String,
+        /// Which.
+        backup: BackupId,
+        /// How far.
         rung: Rung,
     },
     /// Marks what may expire, and never the last proven one of a subject.

@@ -173,6 +173,8 @@ fn recovered() -> Run {
         failure: None,
         troubles: vec![],
         notices: vec![Noticed { stage: Stage::Declared, message: "m-1".to_owned(), at: at("03:03:03") }],
+        backups: None,
+        proofs: None,
         interventions: vec![],
     }
 }

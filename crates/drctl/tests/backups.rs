@@ -1,0 +1,80 @@
+//! The machines of backups from the command line, on a platform whose clients go on writing: taken, proven, shown.
+
+#![allow(clippy::unwrap_used)] // steps that several tests share stand outside of `#[test]` functions
+
+mod platform;
+
+use std::process::Output;
+
+use jiff::{Timestamp, ToSpan};
+use platform::World;
+use recovery::plan::Approval;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+/// Runs a machine with an event, to its end.
+async fn run(world: &World, folder: &TempDir, machine: &str, name: &str, event: &Value) -> Output {
+    let file = folder.path().join(format!("{name}.json"));
+    std::fs::write(&file, event.to_string()).unwrap();
+    let arguments = ["run", machine, "--name", name, "--event", file.to_str().unwrap()];
+    world.child(&arguments).output().await.unwrap()
+}
+
+async fn backups(world: &World) -> (Option<i32>, Value) {
+    let shown = world.child(&["backups", "--json"]).output().await.unwrap();
+    let said = String::from_utf8_lossy(&shown.stderr);
+    (shown.status.code(), serde_json::from_slice(&shown.stdout).unwrap_or_else(|error| panic!("{error}: {said}")))
+}
+
+fn logical(standings: &Value) -> &Value {
+    standings.as_array().unwrap().iter().find(|standing| standing["kind"] == "logical").unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_is_taken_and_proven_by_its_machines_and_a_bad_one_is_told() {
+    let world = World::start(Approval::Automatic).await;
+    let folder = TempDir::new().unwrap();
+    let (code, before) = backups(&world).await;
+    assert_eq!((code, logical(&before)["newest"].is_null()), (Some(1), true), "{before}");
+
+    let due = Timestamp::now() - 1.hour();
+    let taken = run(&world, &folder, "nightly-backup", "night", &json!({"due_at": due, "kinds": ["logical"]})).await;
+    assert!(taken.status.success(), "{}", String::from_utf8_lossy(&taken.stderr));
+    let (_, standings) = backups(&world).await;
+    assert_eq!(logical(&standings)["fresh"], true, "{standings}");
+    assert_eq!(logical(&standings)["proven_in_time"], false, "complete is not proven: {standings}");
+
+    let look = json!({"at": Timestamp::now(), "kinds": ["logical"]});
+    let proven = run(&world, &folder, "verify-backups", "look-1", &look).await;
+    assert!(proven.status.success(), "{}", String::from_utf8_lossy(&proven.stderr));
+    let (code, standings) = backups(&world).await;
+    assert_eq!(code, Some(1), "the other kinds of the plan are missing");
+    let standing = logical(&standings);
+    assert_eq!(
+        (&standing["proven_in_time"], &standing["proven"]["verified"]["rung"]),
+        (&json!(true), &json!("structure"))
+    );
+
+    // The manifest is another's word by the next night: nobody believes it, the older proof still counts.
+    let due = Timestamp::now() - 1.minute();
+    let event = json!({"due_at": due, "kinds": ["logical"]});
+    assert!(run(&world, &folder, "nightly-backup", "night-2", &event).await.status.success());
+    let (_, standings) = backups(&world).await;
+    let newest = logical(&standings)["newest"]["backup"].as_str().unwrap().to_owned();
+    let aws = &world.platform.lab.aws;
+    aws.put_object("sparc-backups-prod", &format!("backups/{newest}/manifest.json"), "{}").await.unwrap();
+    let look = json!({"at": Timestamp::now(), "kinds": ["logical"]});
+    let found = run(&world, &folder, "verify-backups", "look-2", &look).await;
+    assert_eq!(found.status.code(), Some(5), "{}", String::from_utf8_lossy(&found.stderr));
+    let told = world.evidence("notices/look-2/backups-unproven.json").await;
+    assert!(told.is_some(), "people were told");
+    let (_, standings) = backups(&world).await;
+    let standing = logical(&standings);
+    assert_eq!(standing["findings"][0]["reason"], "manifest-changed");
+    assert_ne!(standing["proven"]["verified"]["backup"], json!(newest));
+    assert_eq!(standing["proven_in_time"], true, "the one before is proven");
+
+    let one = world.child(&["backups", &newest]).output().await.unwrap();
+    let shown = String::from_utf8_lossy(&one.stdout);
+    assert!(shown.contains("receipt") && shown.contains("proven to nothing"), "{shown}");
+}

@@ -1,0 +1,125 @@
+//! One artifact, up the ladder as far as it goes.
+
+use recovery::{
+    backup::{Artifact, ArtifactProof, BackupManifest, BackupStorage, Finding, ObjectVersion, Reason, Rung},
+    fault::chain,
+    store::StoreError,
+};
+use recovery_archive::Flaw;
+
+use crate::{
+    findings::finding,
+    stream::{Pass, pass},
+    structure::{self, Facts},
+};
+
+/// Looks at one artifact, as far as `rung` and at most to its structure.
+///
+/// # Errors
+/// The storage fails: nothing is known of the artifact then.
+pub async fn prove_artifact(
+    storage: &dyn BackupStorage,
+    manifest: &BackupManifest,
+    artifact: &Artifact,
+    rung: Rung,
+) -> Result<ArtifactProof, StoreError> {
+    let mut proof =
+        ArtifactProof { key: artifact.key.clone(), rung: None, asked: rung, read_bytes: 0, findings: Vec::new() };
+    let version = artifact.version_id.as_deref();
+    let seen = storage.head(&artifact.key, version).await?;
+    proof.findings = present(artifact, seen.as_ref());
+    if !proof.findings.is_empty() {
+        return Ok(proof);
+    }
+    proof.rung = Some(Rung::Present);
+    if rung == Rung::Present {
+        return Ok(proof);
+    }
+    let (content, wanted) = (artifact.content.clone(), rung);
+    let read = move |stream: &mut dyn std::io::Read| {
+        if wanted >= Rung::Structure { structure::read(&content, stream) } else { structure::bytes(stream) }
+    };
+    let passed = pass(storage, &artifact.key, version, artifact.stored_bytes, artifact.encoding, read).await?;
+    let Some(passed) = passed else {
+        proof.rung = None;
+        proof.findings = present(artifact, None);
+        return Ok(proof);
+    };
+    proof.read_bytes = passed.stored_bytes;
+    proof.findings = digests(manifest, artifact, &passed);
+    if !proof.findings.is_empty() {
+        return Ok(proof);
+    }
+    proof.rung = Some(Rung::Digests);
+    if rung == Rung::Digests {
+        return Ok(proof);
+    }
+    let at = |reason, says| finding(Rung::Structure, reason, Some(&artifact.key), says);
+    proof.findings = match &passed.structure {
+        Err(flaw) => vec![at(why(flaw), format!("{}: {}", artifact.content, chain(flaw)))],
+        Ok(facts) => {
+            let compared = structure::compare(artifact, manifest, facts);
+            compared.into_iter().map(|(reason, says)| at(reason, format!("{}: {says}", artifact.content))).collect()
+        }
+    };
+    if proof.findings.is_empty() {
+        proof.rung = Some(Rung::Structure);
+    }
+    Ok(proof)
+}
+
+fn why(flaw: &Flaw) -> Reason {
+    match flaw {
+        Flaw::Truncated { .. } => Reason::Truncated,
+        Flaw::Foreign { .. } => Reason::WalForeign,
+        Flaw::Malformed { .. } | Flaw::Unreadable { .. } => Reason::Structure,
+        Flaw::Unsupported(_) => Reason::NotChecked,
+    }
+}
+
+fn present(artifact: &Artifact, seen: Option<&ObjectVersion>) -> Vec<Finding> {
+    let at = |reason, says: String| vec![finding(Rung::Present, reason, Some(&artifact.key), says)];
+    let Some(seen) = seen else {
+        let version = artifact.version_id.as_ref().map_or_else(String::new, |version| format!(" in version {version}"));
+        return at(Reason::Missing, format!("{} is not there{version}", artifact.content));
+    };
+    if seen.size_bytes != artifact.stored_bytes {
+        let (is, was) = (seen.size_bytes, artifact.stored_bytes);
+        return at(Reason::Truncated, format!("{} has {is} bytes and was written with {was}", artifact.content));
+    }
+    if let Some(checksum) = seen.crc64nvme.as_ref().filter(|checksum| **checksum != artifact.crc64nvme) {
+        let says =
+            format!("S3 keeps the CRC64NVME {checksum} for {}, written was {}", artifact.content, artifact.crc64nvme);
+        return at(Reason::StoredDigest, says);
+    }
+    if seen.archived {
+        return at(Reason::NotChecked, format!("{} lies in cold storage and cannot be read", artifact.content));
+    }
+    Vec::new()
+}
+
+fn digests(manifest: &BackupManifest, artifact: &Artifact, passed: &Pass<Facts>) -> Vec<Finding> {
+    let at = |reason, says| vec![finding(Rung::Digests, reason, Some(&artifact.key), says)];
+    if passed.stored_sha256 != artifact.stored_sha256 {
+        let other = manifest.artifacts.iter().find(|other| other.stored_sha256 == passed.stored_sha256);
+        if let Some(other) = other {
+            return at(Reason::OtherContent, format!("it holds the bytes of `{}`", other.key));
+        }
+        let says = format!(
+            "{} bytes were read with SHA-256 {}, written was {}",
+            passed.stored_bytes, passed.stored_sha256, artifact.stored_sha256
+        );
+        return at(Reason::StoredDigest, says);
+    }
+    match &passed.plain {
+        Err(error) => at(Reason::Encoding, format!("it does not decode: {error}")),
+        Ok((bytes, digest)) if *digest != artifact.plain_sha256 || *bytes != artifact.plain_bytes => {
+            let says = format!(
+                "it decodes to {bytes} bytes with SHA-256 {digest}, backed up were {} with {}",
+                artifact.plain_bytes, artifact.plain_sha256
+            );
+            at(Reason::PlainDigest, says)
+        }
+        Ok(_) => Vec::new(),
+    }
+}

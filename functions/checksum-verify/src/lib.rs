@@ -1,0 +1,128 @@
+//! Reads backups back and proves them: a ladder from "it is there" to "it can be read to its end", with a memory.
+//!
+//! Runs in `verify-backups` after backups were taken: `plan` says which to look at and how all of them stand,
+//! `prove-artifact` reads one object from its first byte to its last, `conclude` keeps the proof, `retain` marks what may
+//! expire. `prove` is the first three in one call, for `drctl`. The rungs above `structure` need a server and are reached by
+//! the machine `restore`, which writes proofs of the same form.
+//!
+//! The manifest is never believed for what it says of itself: its digest lies in the evidence bucket, and so do the proofs.
+//! Nothing is changed but tags, and only of backups that are older than the last proven one. Repeating is safe: proofs are
+//! added, never replaced, and the same tags are set again.
+
+mod artifact;
+mod findings;
+mod log;
+pub mod metric;
+mod plan;
+mod prove;
+mod retain;
+pub mod stream;
+pub mod structure;
+
+use jiff::Timestamp;
+use recovery::{
+    backup::{ArtifactProof, BackupId, BackupStorage, Catalogue, ChecksumVerifyRequest, Proof, Rung},
+    fault::{Classified, Fault},
+    plan::Plan,
+    store::StoreError,
+};
+use serde::{Deserialize, Serialize};
+
+pub use artifact::prove_artifact;
+pub use findings::{finding, remedy};
+pub use plan::{ArtifactDue, Planned, ProofDue, Stood};
+pub use prove::{HIGHEST, MANIFEST_BOUND};
+pub use retain::{EXPIRED, RETENTION_TAG, Retained};
+
+/// What this function reads and marks.
+#[derive(Clone, Copy)]
+pub struct World<'a> {
+    /// The bucket of backups.
+    pub backups: &'a dyn BackupStorage,
+    /// The archive of the write-ahead log.
+    pub wal: &'a dyn BackupStorage,
+    /// Receipts and proofs.
+    pub catalogue: Catalogue<'a>,
+}
+
+/// What was found.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Response {
+    /// What should be looked at, and how backups stand.
+    Planned(Planned),
+    /// What was proven of a backup.
+    Proof(Box<Proof>),
+    /// What was found out about one artifact.
+    Artifact(ArtifactProof),
+    /// What may expire.
+    Retained(Retained),
+}
+
+/// Nothing is known of the backup, which is not the same as that it is bad: what is bad is a finding.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Objects or evidence cannot be read or written.
+    #[error(transparent)]
+    Storage(#[from] StoreError),
+    /// A rung that needs a server.
+    #[error("`{0}` is not reached by reading; it needs a server that was restored from the backup")]
+    NeedsServer(Rung),
+    /// The manifest has no such artifact, or cannot be believed.
+    #[error("`{key}` is no artifact of `{backup}`, or its manifest is not the one that was written")]
+    NoArtifact {
+        /// Which backup.
+        backup: BackupId,
+        /// Which key.
+        key: String,
+    },
+}
+
+impl Classified for Error {
+    fn fault(&self) -> Fault {
+        match self {
+            Error::Storage(error) => error.fault(),
+            Error::NeedsServer(_) | Error::NoArtifact { .. } => Fault::Permanent,
+        }
+    }
+
+    fn remedy(&self) -> String {
+        match self {
+            Error::Storage(error) => error.remedy(),
+            Error::NeedsServer(_) => "ask for `structure` at most, or run the machine `restore`".to_owned(),
+            Error::NoArtifact { backup, .. } => format!("read what `drctl backups {backup}` says of it"),
+        }
+    }
+}
+
+/// Does what is asked.
+///
+/// # Errors
+/// See [`Error`].
+pub async fn checksum_verify(
+    request: &ChecksumVerifyRequest,
+    plan: &Plan,
+    world: &World<'_>,
+    now: Timestamp,
+) -> Result<Response, Error> {
+    use ChecksumVerifyRequest::{Conclude, Plan, Prove, ProveArtifact, Retain};
+    match request {
+        Plan { at, kinds, .. } => plan::plan(*at, kinds, plan, world).await.map(Response::Planned),
+        Prove { run, backup, rung } => {
+            let proof = prove::prove(run, backup, reachable(*rung)?, plan, world, now).await?;
+            Ok(Response::Proof(Box::new(proof)))
+        }
+        ProveArtifact { run, backup, key, rung } => {
+            prove::prove_one(run, backup, key, reachable(*rung)?, plan, world).await.map(Response::Artifact)
+        }
+        Conclude { run, backup, rung } => {
+            let proof = prove::conclude(run, backup, reachable(*rung)?, plan, world, now).await?;
+            Ok(Response::Proof(Box::new(proof)))
+        }
+        Retain { at, .. } => retain::retain(*at, plan, world).await.map(Response::Retained),
+    }
+}
+
+fn reachable(rung: Rung) -> Result<Rung, Error> {
+    if rung <= HIGHEST { Ok(rung) } else { Err(Error::NeedsServer(rung)) }
+}

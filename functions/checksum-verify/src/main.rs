@@ -1,0 +1,35 @@
+//! Lambda `checksum-verify`.
+
+use checksum_verify::{Response, World, checksum_verify, metric};
+use jiff::Timestamp;
+use recovery::backup::{Catalogue, ChecksumVerifyRequest};
+use recovery_aws::Aws;
+
+#[tokio::main]
+async fn main() -> Result<(), recovery_lambda::Error> {
+    recovery_lambda::serve(
+        "checksum-verify",
+        |settings| async move {
+            let aws = Aws::from_plan(&settings.plan).await;
+            aws.warm().await;
+            Ok((settings, aws))
+        },
+        |wiring, request: ChecksumVerifyRequest| async move {
+            let (settings, aws) = &*wiring;
+            let (backups, wal, list, evidence) =
+                (aws.backups(), aws.wal_archive(), aws.evidence_list(), aws.evidence());
+            let catalogue = Catalogue { list: &*list, evidence: &*evidence };
+            let world = World { backups: &*backups, wal: &*wal, catalogue };
+            let (plan, now) = (&settings.plan, Timestamp::now());
+            let response = checksum_verify(&request, plan, &world, now).await?;
+            if let Response::Planned(planned) = &response {
+                // Lambda sends standard output to CloudWatch, which finds the metrics in it.
+                for line in metric::embedded(&planned.standings, plan, now) {
+                    println!("{line}");
+                }
+            }
+            Ok::<_, checksum_verify::Error>(response)
+        },
+    )
+    .await
+}

@@ -1,0 +1,223 @@
+//! What is in an archive, against what the manifest says of it.
+
+use std::{
+    collections::BTreeMap,
+    io::{self, BufReader, Read},
+};
+
+use recovery::{
+    backup::{Artifact, BackupManifest, Content, DatabaseFacts, DumpFormat, Reason, Source},
+    closure::Closure,
+    cluster_state::{ExportError, VolumeSnapshot},
+    fault::chain,
+    lsn::Lsn,
+    registry::ImageDigests,
+    replication::ReplicationSample,
+};
+use recovery_archive::{
+    Flaw,
+    base::{self, Base},
+    custom::{self, Dump},
+};
+use recovery_export::ExportCheck;
+use serde::de::DeserializeOwned;
+
+/// What was in an archive.
+#[derive(Debug)]
+pub enum Facts {
+    /// Nothing more than bytes was asked for.
+    Bytes,
+    /// `pg_dump` in its custom format.
+    Dump(Box<Dump>),
+    /// A base backup.
+    Base(Box<Base>),
+    /// SQL, complete to its last line.
+    Sql,
+    /// Resources of a cluster, by kind.
+    Cluster(BTreeMap<String, u64>),
+    /// A document of a known form, and what it says is wrong with the platform.
+    Document(Option<String>),
+}
+
+/// How the last lines of SQL must look. `gunzip -t` passes a dump whose pg_dump died: only these tell.
+const END_OF_DUMP: &str = "-- PostgreSQL database dump complete";
+const END_OF_GLOBALS: &str = "-- PostgreSQL database cluster dump complete";
+/// How much of the end is kept.
+const TAIL: usize = 4 * 1024;
+
+/// Passes over everything.
+///
+/// # Errors
+/// None of its own.
+pub fn bytes(_: &mut dyn Read) -> Result<Facts, Flaw> {
+    Ok(Facts::Bytes)
+}
+
+/// Reads an archive as what it should be.
+///
+/// # Errors
+/// It is something else, or is not whole.
+pub fn read(content: &Content, stream: &mut dyn Read) -> Result<Facts, Flaw> {
+    match content {
+        Content::Dump { format: DumpFormat::Custom, .. } => custom::read(stream).map(Box::new).map(Facts::Dump),
+        Content::Dump { format: DumpFormat::Plain, .. } => sql(stream, END_OF_DUMP),
+        Content::Globals => sql(stream, END_OF_GLOBALS),
+        Content::BaseBackup => base::read(stream).map(Box::new).map(Facts::Base),
+        Content::ClusterResources => cluster(stream),
+        Content::VolumeSnapshots => document(stream, unready),
+        Content::ReplicationStatus => document(stream, unreplicated),
+        Content::ImageDigests => document(stream, uncopied),
+        Content::RecoveryClosure => document(stream, open),
+    }
+}
+
+fn sql(stream: &mut dyn Read, end: &str) -> Result<Facts, Flaw> {
+    let (mut tail, mut window, mut at) = (Vec::new(), vec![0; 64 * 1024], 0);
+    loop {
+        let count = match stream.read(&mut window) {
+            Ok(0) => break,
+            Ok(count) => count,
+            Err(source) => return Err(Flaw::Unreadable { at, source }),
+        };
+        at += count as u64;
+        tail.extend_from_slice(&window[..count]);
+        tail.drain(..tail.len().saturating_sub(TAIL));
+    }
+    if String::from_utf8_lossy(&tail).lines().any(|line| line == end) {
+        return Ok(Facts::Sql);
+    }
+    Err(Flaw::Truncated { at, inside: format!("the SQL: its last line `{end}` is missing") })
+}
+
+fn cluster(stream: &mut dyn Read) -> Result<Facts, Flaw> {
+    let (mut check, mut window, mut at) = (ExportCheck::new(), vec![0; 64 * 1024], 0);
+    let malformed = |at, error: &ExportError| Flaw::Malformed { at, what: chain(error) };
+    loop {
+        match stream.read(&mut window) {
+            Ok(0) => break,
+            Ok(count) => {
+                check.feed(&window[..count]).map_err(|error| malformed(at, &error))?;
+                at += count as u64;
+            }
+            Err(source) => return Err(Flaw::Unreadable { at, source }),
+        }
+    }
+    let (_, summary) = check.finish().map_err(|error| malformed(at, &error))?;
+    Ok(Facts::Cluster(summary.counts))
+}
+
+/// One JSON document of a known form, and what it says is wrong.
+fn document<T: DeserializeOwned>(stream: &mut dyn Read, wrong: fn(&T) -> Option<String>) -> Result<Facts, Flaw> {
+    let read = serde_json::from_reader::<_, T>(BufReader::new(stream));
+    match read {
+        Ok(document) => Ok(Facts::Document(wrong(&document))),
+        Err(error) if error.is_eof() => Err(Flaw::Truncated { at: 0, inside: "the document".to_owned() }),
+        Err(error) if error.is_io() => Err(Flaw::Unreadable { at: 0, source: io::Error::from(error) }),
+        Err(error) => Err(Flaw::Malformed { at: 0, what: error.to_string() }),
+    }
+}
+
+#[expect(clippy::ptr_arg, reason = "the form of the document")]
+fn unready(snapshots: &Vec<VolumeSnapshot>) -> Option<String> {
+    let unready: Vec<&str> =
+        snapshots.iter().filter(|snapshot| !snapshot.ready).map(|snapshot| snapshot.claim.as_str()).collect();
+    (!unready.is_empty()).then(|| format!("no volume can be made from the snapshots of {}", unready.join(", ")))
+}
+
+fn unreplicated(sample: &ReplicationSample) -> Option<String> {
+    let wrong = sample.wrong();
+    (wrong > 0).then(|| {
+        format!(
+            "{wrong} of {} objects of `{}` are not in `{}` as they should be",
+            sample.checked, sample.source, sample.copy
+        )
+    })
+}
+
+fn uncopied(digests: &ImageDigests) -> Option<String> {
+    let (missing, first) = (digests.comparison.missing, digests.comparison.missing_images.first());
+    (missing > 0)
+        .then(|| format!("the copy lacks {missing} images, such as {}", first.map_or("none named", String::as_str)))
+}
+
+fn open(closure: &Closure) -> Option<String> {
+    let Closure { checked, missing, unknown, .. } = closure;
+    (!closure.is_closed())
+        .then(|| format!("of {checked} things that a failover needs {missing} are missing and {unknown} unknown"))
+}
+
+/// What contradicts the manifest, and why it matters.
+pub fn compare(artifact: &Artifact, manifest: &BackupManifest, facts: &Facts) -> Vec<(Reason, String)> {
+    match (facts, &artifact.content, &manifest.source) {
+        (Facts::Dump(dump), Content::Dump { database, .. }, Source::PostgreSql { databases, .. }) => {
+            let said = databases.iter().find(|facts| facts.name == *database);
+            said.map_or_else(Vec::new, |said| compare_dump(dump, said))
+        }
+        (Facts::Base(base), _, Source::PostgreSql { system_identifier, timeline, from_lsn, to_lsn, .. }) => {
+            compare_base(base, system_identifier.as_deref(), *timeline, *from_lsn, *to_lsn)
+        }
+        (Facts::Cluster(counts), _, Source::Kubernetes { counts: said, .. }) if counts != said => {
+            let (is, was): (u64, u64) = (counts.values().sum(), said.values().sum());
+            vec![(Reason::Structure, format!("it holds {is} objects and was written with {was}, or others by kind"))]
+        }
+        (Facts::Document(Some(wrong)), ..) => vec![(Reason::NotCovered, wrong.clone())],
+        _ => Vec::new(),
+    }
+}
+
+fn compare_dump(dump: &Dump, said: &DatabaseFacts) -> Vec<(Reason, String)> {
+    let mut found = Vec::new();
+    if dump.database != said.name {
+        let what = format!("it is the dump of `{}`, the manifest says of `{}`", dump.database, said.name);
+        found.push((Reason::OtherContent, what));
+        return found;
+    }
+    let rows: BTreeMap<String, Option<u64>> =
+        dump.tables.iter().map(|table| (format!("{}.{}", table.schema, table.name), table.rows)).collect();
+    for table in said.tables.iter().filter(|table| !said.excluded.contains(&table.name)) {
+        match rows.get(&table.name) {
+            None => found.push((Reason::NotCovered, format!("the data of `{}` is not in it", table.name))),
+            Some(Some(rows)) if *rows != table.rows => {
+                let what = format!("`{}` has {rows} rows in it and had {} in its snapshot", table.name, table.rows);
+                found.push((Reason::Structure, what));
+            }
+            Some(_) => {}
+        }
+    }
+    found
+}
+
+fn compare_base(
+    base: &Base,
+    system: Option<&str>,
+    timeline: Option<u32>,
+    from: Option<Lsn>,
+    to: Option<Lsn>,
+) -> Vec<(Reason, String)> {
+    let mut found = Vec::new();
+    if let Some(system) = system.filter(|system| **system != base.system_identifier.to_string()) {
+        let what = format!("it is of system {}, the manifest says of {system}", base.system_identifier);
+        found.push((Reason::OtherContent, what));
+    }
+    let (first, last) = (base.ranges.first(), base.ranges.last());
+    let contradicts = |said: Option<Lsn>, is: Option<Lsn>| said.is_some_and(|said| is != Some(said));
+    if contradicts(from, first.map(|range| range.start)) || contradicts(to, last.map(|range| range.end)) {
+        found.push((
+            Reason::OtherContent,
+            "it begins or ends at another place of the log than the manifest says".to_owned(),
+        ));
+    }
+    if timeline.is_some_and(|said| first.is_some_and(|range| range.timeline != said)) {
+        found.push((Reason::OtherContent, "it is of another timeline than the manifest says".to_owned()));
+    }
+    if base.log.is_none() {
+        let what = "the log that it needs is not in it, and the archive of the log was not looked at".to_owned();
+        found.push((Reason::NotChecked, what));
+    }
+    if base.unchecked > 0 {
+        let what =
+            format!("{} files have checksums of another kind than CRC-32C, which were not compared", base.unchecked);
+        found.push((Reason::NotChecked, what));
+    }
+    found
+}
