@@ -52,7 +52,14 @@ impl Sink {
         keeping: Keeping,
         within: Duration,
     ) -> Sink {
-        Sink { backup: backup.clone(), bucket, encoding, keeping, deadline: Instant::now() + within, artifacts: Mutex::default() }
+        Sink {
+            backup: backup.clone(),
+            bucket,
+            encoding,
+            keeping,
+            deadline: Instant::now() + within,
+            artifacts: Mutex::default(),
+        }
     }
 
     /// Writes an artifact; `name` lies in the backup's folder and gets the encoding's suffix. `about_bytes` is what the
