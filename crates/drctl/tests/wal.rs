@@ -88,7 +88,8 @@ async fn archived(server: &Server) -> String {
     while text(server, "select coalesce((select last_archived_wal from pg_stat_archiver), '')").await < name {
         let failed = text(server, "select coalesce(last_failed_wal, '') from pg_stat_archiver").await;
         let log = fs::read_to_string(server.log()).unwrap();
-        assert!(failed.is_empty(), "`{failed}` cannot be archived: {}", log.lines().last().unwrap_or_default());
+        let said: Vec<&str> = log.lines().filter(|line| line.starts_with("drctl:")).collect();
+        assert!(failed.is_empty(), "`{failed}` cannot be archived: {said:?}");
         assert!(Instant::now() < deadline, "`{name}` is never archived");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }

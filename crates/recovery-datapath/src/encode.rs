@@ -122,7 +122,7 @@ pub(crate) fn encode(
 }
 
 enum Codec {
-    Identity(Cutter),
+    Identity(Box<Cutter>),
     Zstd(Box<zstd::stream::write::Encoder<'static, Cutter>>),
     Gzip(Box<flate2::write::GzEncoder<Cutter>>),
 }
@@ -130,7 +130,7 @@ enum Codec {
 impl Codec {
     fn new(encoding: Encoding, cutter: Cutter) -> Codec {
         match encoding {
-            Encoding::Identity => Codec::Identity(cutter),
+            Encoding::Identity => Codec::Identity(Box::new(cutter)),
             Encoding::Gzip => {
                 Codec::Gzip(Box::new(flate2::write::GzEncoder::new(cutter, flate2::Compression::default())))
             }
@@ -165,7 +165,7 @@ impl Codec {
 
     fn finish(self) -> Result<Cutter, Stopped> {
         match self {
-            Codec::Identity(cutter) => Ok(cutter),
+            Codec::Identity(cutter) => Ok(*cutter),
             Codec::Zstd(mut encoder) => {
                 if encoder.do_finish().is_err() {
                     return Err(encoder.get_ref().why());

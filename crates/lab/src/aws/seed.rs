@@ -174,9 +174,9 @@ impl Aws {
                 "<CreateBucketConfiguration><LocationConstraint>{region}</LocationConstraint></CreateBucketConfiguration>"
             )
         };
-        // Backups are kept under Object Lock, which a bucket has from its beginning.
+        // Backups and the log are kept under Object Lock, which a bucket has from its beginning.
         let lock = [("x-amz-bucket-object-lock-enabled", "true")];
-        let headers = if bucket == BUCKETS[2].0 { &lock[..] } else { &[] };
+        let headers = if [BUCKETS[2].0, BUCKETS[3].0].contains(&bucket) { &lock[..] } else { &[] };
         let made = self.call("s3", region, Method::PUT, &format!("/{bucket}"), headers, place).await?;
         if made.status == StatusCode::CONFLICT && made.body.contains("BucketAlreadyOwnedByYou") {
             return Ok(());
