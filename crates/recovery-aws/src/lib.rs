@@ -6,7 +6,9 @@
 
 mod aws;
 pub mod calls;
+pub mod cloudformation;
 pub mod cloudfront;
+pub mod ec2;
 pub mod ecr;
 pub mod eks;
 pub mod eks_token;
@@ -14,6 +16,8 @@ pub mod rds;
 pub mod route53;
 pub mod s3;
 pub mod secrets_manager;
+pub mod service_quotas;
+mod signed;
 pub mod sns;
 pub mod step_functions;
 mod trouble;
