@@ -75,8 +75,8 @@ impl Aws {
     }
 
     /// For a function of Lambda: credentials and endpoint overrides come from the environment, where Lambda puts them, and
-    /// from nowhere else. What looks for them in profiles, containers and instances, an STS client among it, would be a sixth of
-    /// each program.
+    /// from nowhere else. What looks for them in profiles, containers and instances, an STS client among it, is thus no part of
+    /// any function.
     pub fn in_lambda(plan: &Plan) -> Aws {
         let config = SdkConfig::builder()
             .behavior_version(BehaviorVersion::latest())
