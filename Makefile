@@ -16,7 +16,7 @@ drill: setup ## A regional failover on this machine, with a report (DRILL="--gra
 test: setup-tests lint ## Format, lints, and every test on real parts
 	cargo nextest run --workspace --locked
 
-deploy-test: setup-tests ## template.yaml: built by SAM, scanned, deployed into an emulated AWS; a region lost and recovered there
+deploy-test: setup-tests ## The templates: built by SAM, scanned, deployed into an emulated AWS; a region lost and recovered there
 	cargo nextest run --workspace --locked --run-ignored all -E 'binary(template) | binary(deployed) | binary(under_lambda) | binary(sam)'
 
 lint:

@@ -1,4 +1,4 @@
-"""Runs ministack with six things put right.
+"""Runs ministack with seven things put right.
 
 Seen on ministack 1.5.33, each against the page of AWS's documentation that is named where it is mended:
 
@@ -10,6 +10,7 @@ Seen on ministack 1.5.33, each against the page of AWS's documentation that is n
 5. Policies that demand TLS refuse everything here, where all is plain HTTP on the loopback device.
 6. A multipart upload with CRC64NVME ends with a checksum of checksums, where S3 has only that of the whole object; and tags and
    Object Lock of the upload are forgotten.
+7. CloudFormation makes records of Route 53, but not the health checks that they hang on.
 """
 
 import base64
@@ -23,6 +24,7 @@ import urllib.parse
 from datetime import datetime, timezone
 
 import ministack.app as app
+import ministack.services.cloudformation.provisioners as provisioners
 import ministack.services.cloudwatch as cloudwatch
 import ministack.services.eventbridge as eventbridge
 import ministack.services.lambda_svc as functions
@@ -235,6 +237,49 @@ def _complete_with_the_whole(bucket, key, body, query, headers=None):
 s3._composite_checksum = _checksum_of_the_whole
 s3._create_multipart_upload = _begin_with_tags_and_lock
 s3._complete_multipart_upload = _complete_with_the_whole
+
+# --- 7. health checks of stacks ----------------------------------------------------------------------------------------
+# https://docs.aws.amazon.com/AWSCloudFormation/latest/TemplateReference/aws-resource-route53-healthcheck.html
+
+_NUMBERS = ("Port", "RequestInterval", "FailureThreshold", "HealthThreshold")
+_BOOLEANS = ("MeasureLatency", "EnableSNI", "Inverted", "Disabled")
+
+
+def _config_of(properties):
+    config = dict(properties["HealthCheckConfig"])
+    config |= {name: int(config[name]) for name in _NUMBERS if name in config}
+    config |= {name: str(config[name]).lower() == "true" for name in _BOOLEANS if name in config}
+    return config
+
+
+def _make_health_check(logical_id, properties, stack_name):
+    identity = new_uuid()
+    check = {"id": identity, "caller_reference": f"{stack_name}-{logical_id}", "config": _config_of(properties), "version": 1}
+    with route53._lock:
+        route53._health_checks[identity] = check
+        route53._hc_caller_refs[check["caller_reference"]] = identity
+    return identity, {"HealthCheckId": identity}
+
+
+def _change_health_check(identity, _old, properties, _stack_name):
+    with route53._lock:
+        check = route53._health_checks[identity]
+        check["config"] = _config_of(properties)
+        check["version"] += 1
+    return identity, {"HealthCheckId": identity}
+
+
+def _remove_health_check(identity, _properties):
+    with route53._lock:
+        check = route53._health_checks.pop(identity, {})
+        route53._hc_caller_refs.pop(check.get("caller_reference", ""), None)
+
+
+provisioners._RESOURCE_HANDLERS["AWS::Route53::HealthCheck"] = {
+    "create": _make_health_check,
+    "update": _change_health_check,
+    "delete": _remove_health_check,
+}
 
 if __name__ == "__main__":
     sys.argv = ["ministack"]

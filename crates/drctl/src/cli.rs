@@ -331,13 +331,15 @@ pub enum DeployCommand {
         #[arg(long)]
         json: bool,
     },
-    /// Compare what is deployed with the plan and with the platform; changes nothing
+    /// Compare what is deployed with the plan, the platform and the account; changes nothing
     #[command(after_help = "Exit codes:
   0  a failover could start now
   1  something is not as the plan has it, or could not be seen; each line says what to do
   2  the plan cannot be used
 
-Not looked at: quotas of EC2 and free addresses in the node group's subnets (docs/operate.md).
+Looked at: fence, switch, probe, replica and its lag, secrets, node group; the stack's state, parameters and drift (CloudFormation
+takes up to two minutes for it) and its machines; quotas of EC2, EKS and Lambda, and free addresses in the node group's subnets. What else
+runs in the account and counts against a quota is not subtracted.
 
 Example:
   drctl deploy check --json | jq '.findings[] | select(.standing != \"good\")'")]
@@ -345,6 +347,9 @@ Example:
         /// The plan.
         #[command(flatten)]
         plan: PlanFile,
+        /// The suite's stack in the tertiary region
+        #[arg(long, value_name = "NAME", default_value = "sparc-recovery")]
+        stack: String,
         /// Print JSON
         #[arg(long)]
         json: bool,

@@ -1,5 +1,8 @@
 //! `drctl deploy`: what stands between the plan and the stack in the tertiary region.
 
+mod room;
+mod stack;
+
 use std::path::Path;
 
 use jiff::Timestamp;
@@ -79,15 +82,22 @@ fn of_plan(plan: &Plan) -> Vec<(&'static str, String)> {
     ]
 }
 
-/// Compares what is deployed with the plan.
-pub async fn check(plan: PlanFile, json: bool) -> Result<u8, Problem> {
+/// Compares what is deployed with the plan, and the account with what a failover asks of it.
+pub async fn check(plan: PlanFile, stack: &str, json: bool) -> Result<u8, Problem> {
     let settings = settings(&plan.plan)?;
     let plan = settings.plan.clone();
     let suite = Suite::open(settings).await.map_err(|failure| Problem::input(failure.message))?;
-    let (survey, replica, secrets, deployed) =
-        tokio::join!(suite.survey(), suite.replica_role(), secrets(&suite, &plan), deployed(&suite, &plan));
+    let (survey, replica, secrets, deployed, stack, room) = tokio::join!(
+        suite.survey(),
+        suite.replica_role(),
+        secrets(&suite, &plan),
+        deployed(&suite, &plan),
+        stack::look(suite.aws(), stack),
+        room::look(suite.aws(), &plan)
+    );
     let replica = replica.map_err(|error| chain(&error));
-    let findings = judge(&plan, &Looked { survey, replica, secrets, machines: deployed? }, Timestamp::now());
+    let looked = Looked { survey, replica, secrets, machines: deployed?, stack, room };
+    let findings = judge(&plan, &looked, Timestamp::now());
     let well = findings.iter().all(|finding| finding.standing == Standing::Good);
     if json {
         tell!("{}", pretty(&json!({ "well": well, "findings": findings }))?);
@@ -105,6 +115,8 @@ struct Looked {
     secrets: Vec<(String, Result<(), String>)>,
     /// Each machine with its definition as Step Functions has it.
     machines: Vec<(Definition, Result<String, String>)>,
+    stack: stack::Looked,
+    room: room::Looked,
 }
 
 async fn secrets(suite: &Suite, plan: &Plan) -> Vec<(String, Result<(), String>)> {
@@ -187,6 +199,11 @@ fn judge(plan: &Plan, looked: &Looked, now: Timestamp) -> Vec<Finding> {
     for (ours, theirs) in &looked.machines {
         findings.push(machine(plan, ours, theirs));
     }
+    findings.extend(stack::judge(plan, &looked.stack));
+    let present = looked.survey.node_group.seen().map(|group| group.desired);
+    let deployed = looked.stack.stack.as_ref().ok();
+    let reserved = deployed.and_then(|stack| stack.parameters.get("ReservedConcurrency")?.parse().ok());
+    findings.extend(room::judge(plan, &looked.room, present, reserved));
     findings
 }
 
@@ -411,10 +428,16 @@ mod tests {
             node_group: Sighting::Unknown(dark()),
             writers: Sighting::Unknown(dark()),
         };
-        let looked =
-            Looked { survey, replica: Err(dark()), secrets: vec![("a".to_owned(), Err(dark()))], machines: Vec::new() };
+        let looked = Looked {
+            survey,
+            replica: Err(dark()),
+            secrets: vec![("a".to_owned(), Err(dark()))],
+            machines: Vec::new(),
+            stack: stack::Looked { name: "a".to_owned(), stack: Err(dark()), drift: None },
+            room: room::Looked { nodes: Err(dark()), per_group: Err(dark()), concurrency: Err(dark()) },
+        };
         let findings = judge(&plan, &looked, Timestamp::UNIX_EPOCH);
-        assert_eq!(findings.len(), 7);
+        assert_eq!(findings.len(), 10);
         for finding in findings {
             assert_eq!(finding.standing, Standing::Unknown, "{finding:?}");
             assert!(finding.remedy.is_some(), "{finding:?}");

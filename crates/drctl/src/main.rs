@@ -95,7 +95,7 @@ fn act(command: Command) -> Result<ExitCode, Problem> {
         Command::Drill(args) => waiting(drill::drill(args)),
         Command::Deploy(args) => match args.command {
             DeployCommand::Parameters { plan, json } => deploy::parameters(&plan.plan, json),
-            DeployCommand::Check { plan, json } => waiting(deploy::check(plan, json)),
+            DeployCommand::Check { plan, stack, json } => waiting(deploy::check(plan, &stack, json)),
         },
         Command::Closure(args) => waiting(closure::show(args)),
         Command::Wal(args) => match args.command {

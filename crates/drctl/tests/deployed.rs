@@ -1,5 +1,9 @@
-//! The suite as AWS runs it: `template.yaml` deployed by SAM into the emulated AWS, functions as processes of their own,
-//! started by nothing but schedules, an alarm and a rule.
+//! The suite as AWS runs it: `template.yaml` and its companions deployed by SAM into the emulated AWS, functions as processes
+//! of their own, started by nothing but schedules, an alarm and a rule, and customers moved by the records and the health check
+//! that `template-names.yaml` made.
+//!
+//! Every run of the tests deploys the programs that the tests' own build has made. `make deploy-test` deploys what `sam build`
+//! makes, a release for Lambda's glibc, in the same story.
 
 #![allow(clippy::unwrap_used)] // steps that several tests share stand outside of `#[test]` functions
 
@@ -7,12 +11,13 @@ mod platform;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
     time::{Duration, Instant},
 };
 
 use jiff::{SignedDuration, Timestamp};
 use lab::{
-    aws::TERTIARY,
+    aws::{PRIMARY, SECONDARY, TERTIARY},
     stack::{self, Stack},
 };
 use platform::{World, repository};
@@ -28,8 +33,8 @@ use tokio::process::Command;
 const PATIENCE: Duration = Duration::from_secs(150);
 const ALARM: &str = "sparc-primary-region-impaired";
 
-/// What is deployed: the programs that this build made, with the plan's own parameters and the detection on.
-async fn suite() -> Stack {
+/// What is deployed: these programs, with the plan's own parameters and the detection on.
+async fn suite(template: Option<PathBuf>, programs: BTreeMap<String, PathBuf>) -> Stack {
     let repository = repository();
     let printed = Command::new(env!("CARGO_BIN_EXE_drctl"))
         .args(["deploy", "parameters", "--json", "--plan"])
@@ -39,9 +44,36 @@ async fn suite() -> Stack {
         .unwrap();
     let mut parameters: BTreeMap<String, String> = serde_json::from_slice(&printed.stdout).unwrap();
     parameters.insert("Detection".to_owned(), "ENABLED".to_owned());
-    let folder = repository.clone();
-    let programs = tokio::task::spawn_blocking(move || stack::programs(&folder)).await.unwrap().unwrap();
-    Stack { repository, programs, parameters }
+    Stack { repository, programs, template, parameters }
+}
+
+/// The digest of the program that a function runs, from the package that Lambda gives out.
+async fn deployed_program(world: &World, function: &str) -> String {
+    let path = format!("/2015-03-31/functions/sparc-{function}");
+    let described = world.platform.lab.aws.call("lambda", TERTIARY, Method::GET, &path, &[], "").await.unwrap();
+    let described: Value = serde_json::from_str(&described.body).unwrap();
+    let package = reqwest::get(described["Code"]["Location"].as_str().unwrap()).await.unwrap().bytes().await.unwrap();
+    let folder = tempfile::TempDir::new().unwrap();
+    let file = folder.path().join("package.zip");
+    std::fs::write(&file, package).unwrap();
+    let unpacked = Command::new("python3").args(["-m", "zipfile", "-e"]).arg(&file).arg(folder.path()).status().await;
+    assert!(unpacked.unwrap().success(), "{function}");
+    digest(&folder.path().join("bootstrap")).await
+}
+
+async fn digest(file: &std::path::Path) -> String {
+    let summed = Command::new("sha256sum").arg(file).output().await.unwrap();
+    assert!(summed.status.success(), "{}", file.display());
+    String::from_utf8(summed.stdout).unwrap().split_whitespace().next().unwrap().to_owned()
+}
+
+/// What `drctl deploy check` finds: each finding, by what it is about.
+async fn checked(world: &World) -> Vec<Value> {
+    let checked = world.child(&["deploy", "check", "--json"]).output().await.unwrap();
+    let said = String::from_utf8_lossy(&checked.stdout).into_owned();
+    let checked: Value = serde_json::from_str(&said)
+        .unwrap_or_else(|error| panic!("{error}: {said} {}", String::from_utf8_lossy(&checked.stderr)));
+    checked["findings"].as_array().unwrap().clone()
 }
 
 /// Asks until there is an answer.
@@ -158,7 +190,23 @@ async fn probe(world: &World) -> Value {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_deployed_suite_sees_a_loss_asks_a_person_and_moves_the_platform_once() {
-    let lab = lab::Options { stack: Some(suite().await), ..World::options() };
+    let programs = tokio::task::spawn_blocking(|| stack::programs(&repository())).await.unwrap().unwrap();
+    the_platform_moves(suite(None, programs).await).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "compiles a release, ten minutes and more; `make deploy-test` runs it"]
+async fn what_sam_built_is_what_is_deployed_and_moves_the_platform() {
+    let (template, programs) = stack::built(&repository()).await.unwrap();
+    let world = the_platform_moves(suite(Some(template), programs.clone()).await).await;
+    for (function, program) in programs {
+        assert_eq!(deployed_program(&world, &function).await, digest(&program).await, "{function}");
+    }
+}
+
+/// Deploys the suite, loses the primary region, and holds what must be true of it then.
+async fn the_platform_moves(stack: Stack) -> World {
+    let lab = lab::Options { stack: Some(stack), ..World::options() };
     let plan = std::fs::read_to_string(repository().join("plans/sparc.toml")).unwrap();
     let world = World::with(Driver::SelfManaged, Approval::Required, plan, lab).await;
 
@@ -168,17 +216,8 @@ async fn the_deployed_suite_sees_a_loss_asks_a_person_and_moves_the_platform_onc
     let seen = until("the probe's metric", async || Some(looks(&world).await).filter(|seen| !seen.is_empty())).await;
     assert!(seen.iter().all(|value| *value == 0.0), "{seen:?}");
 
-    // What is deployed is what is here. Only nodes are fewer in a lab than the plan counts on.
-    let checked = world.child(&["deploy", "check", "--json"]).output().await.unwrap();
-    let said = String::from_utf8_lossy(&checked.stdout).into_owned();
-    let checked: Value = serde_json::from_str(&said).unwrap_or_else(|error| panic!("{error}: {said}"));
-    let findings = checked["findings"].as_array().unwrap();
-    for what in ["fence", "switch", "probe", "replica", "lag", "secret", "machine", "nodes"] {
-        assert!(findings.iter().any(|finding| finding["what"] == what), "nobody looked at the {what}: {said}");
-    }
-    for finding in findings.iter().filter(|finding| finding["what"] != "nodes") {
-        assert_eq!(finding["standing"], "good", "{finding}");
-    }
+    the_companions_stand(&world).await;
+    the_check_sees_what_stands_and_changes_nothing(&world).await;
 
     let lost_at = Instant::now();
     world.platform.lab.lose_primary_region();
@@ -239,4 +278,83 @@ async fn the_deployed_suite_sees_a_loss_asks_a_person_and_moves_the_platform_onc
     let refused = invoke(&world, "report", event).await;
     assert_eq!(refused["errorType"], "Recovery.Refused", "{refused}");
     assert!(refused["errorMessage"].as_str().unwrap().contains("s3:PutObject"), "{refused}");
+    world
+}
+
+/// The stacks in the other two regions: what customers' names hang on is theirs, and the alarms see the replica's metrics.
+async fn the_companions_stand(world: &World) {
+    let lab = &world.platform.lab;
+    let names = lab.aws.outputs("sparc-recovery-names", PRIMARY).await.unwrap();
+    assert_eq!(lab.edge.is_healthy(&names["SwitchCheckId"]), Some(true), "the primary region is not out");
+    assert_eq!(lab.edge.resolve("api.sparc.com").as_deref(), Some("origin.us-east-1.sparc.com"));
+
+    let topic = &lab.aws.outputs("sparc-recovery-replica", SECONDARY).await.unwrap()["TopicArn"];
+    assert!(topic.contains(":us-west-2:"), "{topic}");
+    let lag = async |seconds: &str| {
+        for minutes in 0..6 {
+            // The emulator reads no fractions of a second.
+            let at = (Timestamp::now() - SignedDuration::from_mins(minutes)).as_second();
+            let at = Timestamp::from_second(at).unwrap().to_string();
+            let datum = [
+                ("Namespace", "AWS/RDS"),
+                ("MetricData.member.1.MetricName", "ReplicaLag"),
+                ("MetricData.member.1.Dimensions.member.1.Name", "DBInstanceIdentifier"),
+                ("MetricData.member.1.Dimensions.member.1.Value", "sparc-prod-replica-us-west-2"),
+                ("MetricData.member.1.Timestamp", &at),
+                ("MetricData.member.1.Value", seconds),
+            ];
+            lab.aws.query("monitoring", SECONDARY, "PutMetricData", &datum).await.unwrap();
+        }
+        let ask = [("AlarmNames.member.1", "sparc-replica-behind")];
+        let described = lab.aws.query("monitoring", SECONDARY, "DescribeAlarms", &ask).await.unwrap();
+        described.split("<StateValue>").nth(1).and_then(|rest| rest.split('<').next()).unwrap_or_default().to_owned()
+    };
+    assert_eq!(lag("3").await, "OK");
+    assert_eq!(lag("600").await, "ALARM");
+}
+
+/// What is deployed is what is here, and the account has room. Only nodes are fewer in a lab than the plan counts on.
+async fn the_check_sees_what_stands_and_changes_nothing(world: &World) {
+    let before = (world.standing().await, world.footprint().await);
+    let findings = checked(world).await;
+    let looked_at = [
+        "fence",
+        "switch",
+        "probe",
+        "replica",
+        "lag",
+        "secret",
+        "machine",
+        "nodes",
+        "stack",
+        "parameter",
+        "drift",
+        "quota",
+        "addresses",
+    ];
+    for what in looked_at {
+        assert!(findings.iter().any(|finding| finding["what"] == what), "nobody looked at the {what}: {findings:?}");
+    }
+    for finding in findings.iter().filter(|finding| finding["what"] != "nodes") {
+        assert_eq!(finding["standing"], "good", "{finding}");
+    }
+    assert_eq!((world.standing().await, world.footprint().await), before, "a check changed something");
+
+    // Somebody shortens by hand how long undelivered events are kept.
+    let aws = &world.platform.lab.aws;
+    let ask = json!({ "QueueName": "sparc-recovery-dead-letters" });
+    let queue = aws.json("sqs", TERTIARY, "AmazonSQS.GetQueueUrl", ask).await.unwrap()["QueueUrl"].clone();
+    let keep = async |seconds: &str| {
+        let set = json!({ "QueueUrl": queue, "Attributes": { "MessageRetentionPeriod": seconds } });
+        aws.json("sqs", TERTIARY, "AmazonSQS.SetQueueAttributes", set).await.unwrap();
+    };
+    keep("60").await;
+    let drifted = checked(world).await;
+    let drift = drifted.iter().find(|finding| finding["what"] == "drift").unwrap();
+    assert_eq!(drift["standing"], "wrong", "{drift}");
+    assert!(
+        drift["says"].as_str().unwrap().contains("`DeadLetters` of `sparc-recovery` was changed by hand"),
+        "{drift}"
+    );
+    keep("1209600").await;
 }

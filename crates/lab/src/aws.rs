@@ -1,4 +1,4 @@
-//! The emulated AWS: ministack for the control plane, moto for RDS and EKS, in three regions.
+//! The emulated AWS: ministack for the control plane; moto for RDS, EKS, EC2 and Service Quotas, in three regions.
 //!
 //! Both run from a virtual environment of the lab, pinned with hashes in `lab/requirements.txt`, and listen on 127.0.0.1
 //! only. Which of the two answers is chosen by service through `AWS_ENDPOINT_URL_*`, which every SDK understands, so
@@ -33,6 +33,9 @@ pub const ACCOUNT: &str = "111122223333";
 
 const REQUIREMENTS: &str = include_str!("../../../lab/requirements.txt");
 const MINISTACK: &str = include_str!("../../../lab/run_ministack.py");
+const MOTO: &str = include_str!("../../../lab/run_moto.py");
+/// What moto answers: as its environment variable calls it, and as requests are signed for it.
+const MOTOS: [(&str, &str); 4] = [("RDS", "rds"), ("EKS", "eks"), ("EC2", "ec2"), ("SERVICE_QUOTAS", "servicequotas")];
 /// Ready within seconds; on a cold disk, with compilers beside them, the imports alone take most of a minute.
 const PATIENCE: Duration = Duration::from_secs(180);
 /// One look whether an emulator is ready.
@@ -84,8 +87,10 @@ impl Aws {
             .map_err(|e| Error::State(format!("making the Python environment panicked: {e}")))??;
         let home = folder.make("aws", 0o700)?;
         let temporary = folder.make("aws/tmp", 0o700)?;
-        let script = home.join("run_ministack.py");
-        std::fs::write(&script, MINISTACK).map_err(Error::system(format!("write {}", script.display())))?;
+        let (script, moto_script) = (home.join("run_ministack.py"), home.join("run_moto.py"));
+        for (file, text) in [(&script, MINISTACK), (&moto_script, MOTO)] {
+            std::fs::write(file, text).map_err(Error::system(format!("write {}", file.display())))?;
+        }
         let (control_log, moto_log) = (folder.path().join("ministack.log"), folder.path().join("moto.log"));
         let http = reqwest::Client::builder()
             .no_proxy()
@@ -134,8 +139,14 @@ impl Aws {
                 death_signal: "KILL",
             })?;
             let mut moto = Process::start(Launch {
-                program: &environment.join("bin/moto_server"),
-                args: vec!["-H".into(), "127.0.0.1".into(), "-p".into(), moto_port.to_string()],
+                program: &environment.join("bin/python"),
+                args: vec![
+                    moto_script.display().to_string(),
+                    "-H".into(),
+                    "127.0.0.1".into(),
+                    "-p".into(),
+                    moto_port.to_string(),
+                ],
                 // An instance makes moto look for its network, and so load every machine image of a region: seconds of CPU.
                 env: env(&[("MOTO_ACCOUNT_ID", ACCOUNT), ("MOTO_EC2_LOAD_DEFAULT_AMIS", "false")]),
                 working_directory: &home,
@@ -149,7 +160,7 @@ impl Aws {
             Ok((control, rds_and_eks, [ministack, moto]))
         })
         .await?;
-        let endpoints = vec![("RDS", rds_and_eks.clone()), ("EKS", rds_and_eks.clone())];
+        let endpoints = MOTOS.map(|(name, _)| (name, rds_and_eks.clone())).into();
         Ok(Self { control, rds_and_eks, http, endpoints: Mutex::new(endpoints), _processes: processes, folder })
     }
 
@@ -162,7 +173,7 @@ impl Aws {
         &self.control
     }
 
-    /// Where moto answers, for RDS and EKS.
+    /// Where moto answers, for RDS, EKS, EC2 and Service Quotas.
     pub fn moto_url(&self) -> &str {
         &self.rds_and_eks
     }
@@ -214,7 +225,7 @@ impl Aws {
         headers: &[(&str, &str)],
         body: impl Into<reqwest::Body>,
     ) -> Result<Answer> {
-        let base = if matches!(service, "rds" | "eks") { &self.rds_and_eks } else { &self.control };
+        let base = if MOTOS.iter().any(|(_, name)| *name == service) { &self.rds_and_eks } else { &self.control };
         let mut request = self
             .http
             .request(method.clone(), format!("{base}{path}"))
@@ -261,7 +272,12 @@ impl Aws {
     ) -> Result<String> {
         let mut form = url::form_urlencoded::Serializer::new(String::new());
         form.append_pair("Action", action);
-        form.append_pair("Version", if service == "rds" { "2014-10-31" } else { "2010-03-31" });
+        let version = match service {
+            "rds" => "2014-10-31",
+            "ec2" => "2016-11-15",
+            _ => "2010-03-31",
+        };
+        form.append_pair("Version", version);
         form.extend_pairs(parameters);
         let headers = [("content-type", "application/x-www-form-urlencoded")];
         let answer = self.call(service, region, Method::POST, "/", &headers, form.finish()).await?;

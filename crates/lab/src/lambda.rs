@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use nix::unistd::Uid;
 use serde_json::{Value, json};
 
 use crate::error::{Error, Result, tail};
@@ -17,6 +18,13 @@ use crate::{ports, stack};
 const EMULATOR: &str = "the Lambda emulator";
 /// Longest wait for an answer, the function's init included.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Where a function's process finds programs and libraries, those of layers last.
+/// <https://docs.aws.amazon.com/lambda/latest/dg/configuration-envvars.html>
+const SEARCHED: [(&str, &str); 2] = [
+    ("PATH", "/usr/local/bin:/usr/bin/:/bin:/opt/bin"),
+    ("LD_LIBRARY_PATH", "/lib64:/usr/lib64:/var/runtime:/var/runtime/lib:/var/task:/var/task/lib:/opt/lib"),
+];
 
 /// A function's process behind Lambda's runtime interface.
 #[derive(Debug)]
@@ -34,6 +42,19 @@ impl Function {
     /// # Errors
     /// The emulator cannot be had or does not listen.
     pub async fn start(binary: &Path, env: Vec<(String, String)>) -> Result<Function> {
+        Function::start_with(binary, None, env).await
+    }
+
+    /// The same with a layer at `/opt`, which only the function sees, and with Lambda's `PATH` and `LD_LIBRARY_PATH`.
+    ///
+    /// # Errors
+    /// As [`Function::start`]; or the kernel lets nobody mount here.
+    pub async fn start_with_layer(binary: &Path, layer: &Path, mut env: Vec<(String, String)>) -> Result<Function> {
+        env.extend(SEARCHED.map(|(name, value)| (name.to_owned(), value.to_owned())));
+        Function::start_with(binary, Some(layer), env).await
+    }
+
+    async fn start_with(binary: &Path, layer: Option<&Path>, env: Vec<(String, String)>) -> Result<Function> {
         let emulator = emulator()?;
         let folder = Arc::new(Folder::on_disk()?);
         let log = folder.path().join("lambda.log");
@@ -41,16 +62,23 @@ impl Function {
         let http = http.map_err(|error| Error::State(format!("no HTTP client: {error}")))?;
         ports::anew(|| async {
             let (address, api) = (ports::free()?, ports::free()?);
+            // Both addresses: the default is every interface.
+            let mut args = vec![
+                "--runtime-interface-emulator-address".to_owned(),
+                format!("127.0.0.1:{address}"),
+                "--runtime-api-address".to_owned(),
+                format!("127.0.0.1:{api}"),
+                binary.display().to_string(),
+            ];
+            let mut program = emulator.as_path();
+            if let Some(layer) = layer {
+                let before = mounting(layer).into_iter().chain([emulator.display().to_string()]);
+                args.splice(0..0, before);
+                program = Path::new("unshare");
+            }
             let mut process = Process::start(Launch {
-                program: &emulator,
-                // Both addresses: the default is every interface.
-                args: vec![
-                    "--runtime-interface-emulator-address".to_owned(),
-                    format!("127.0.0.1:{address}"),
-                    "--runtime-api-address".to_owned(),
-                    format!("127.0.0.1:{api}"),
-                    binary.display().to_string(),
-                ],
+                program,
+                args,
                 env: env.clone(),
                 working_directory: folder.path(),
                 log: &log,
@@ -100,6 +128,18 @@ impl Function {
     pub fn logged(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap_or_default()
     }
+}
+
+/// Arguments of `unshare` (util-linux) that put a layer to `/opt` for the program that follows and for nobody else.
+fn mounting(layer: &Path) -> Vec<String> {
+    let mut arguments = vec!["--mount".to_owned()];
+    if !Uid::effective().is_root() {
+        arguments.push("--map-root-user".to_owned());
+    }
+    let mount = "mount --bind \"$0\" /opt && exec \"$@\"";
+    arguments.extend(["--".to_owned(), "sh".to_owned(), "-c".to_owned(), mount.to_owned()]);
+    arguments.push(layer.display().to_string());
+    arguments
 }
 
 fn not_ready(log: &Path) -> Error {

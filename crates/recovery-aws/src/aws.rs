@@ -2,13 +2,20 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use aws_config::{BehaviorVersion, ConfigLoader, SdkConfig, retry::RetryConfig, timeout::TimeoutConfig};
+use aws_config::{
+    BehaviorVersion, ConfigLoader, SdkConfig, environment::EnvironmentVariableCredentialsProvider, retry::RetryConfig,
+    timeout::TimeoutConfig,
+};
 use aws_credential_types::{Credentials, provider::SharedCredentialsProvider};
 use aws_smithy_http_client::{
     Builder as HttpClientBuilder,
     tls::{Provider, rustls_provider::CryptoMode},
 };
-use aws_types::service_config::{LoadServiceConfig, ServiceConfigKey};
+use aws_smithy_runtime_api::client::http::SharedHttpClient;
+use aws_types::{
+    sdk_config::Builder as SdkConfigBuilder,
+    service_config::{LoadServiceConfig, ServiceConfigKey},
+};
 use recovery::{
     backup::{BackupStorage, PartStore, Taken, WalArchive},
     database::Replica,
@@ -21,7 +28,9 @@ use recovery::{
 };
 
 use crate::{
+    cloudformation::CloudFormation,
     cloudfront::CloudFrontDistribution,
+    ec2::Ec2,
     ecr::Ecr,
     eks::ManagedNodeGroup,
     kms::Kms,
@@ -30,6 +39,8 @@ use crate::{
     route53::HostedZone,
     s3::Bucket,
     secrets_manager::{SecretNames, SecretsManager},
+    service_quotas::ServiceQuotas,
+    signed::{Protocol, Service, Signed},
     sns::Topics,
     step_functions::StepFunctions,
 };
@@ -71,6 +82,20 @@ impl Aws {
         Aws::new(plan, loader(plan).load().await)
     }
 
+    /// For a function of Lambda: credentials and endpoint overrides come from the environment, where Lambda puts them, and
+    /// from nowhere else. What looks for them in profiles, containers and instances, an STS client among it, is thus no part of
+    /// any function.
+    pub fn in_lambda(plan: &Plan) -> Aws {
+        let config = SdkConfig::builder()
+            .behavior_version(BehaviorVersion::latest())
+            .region(sdk_region(&plan.regions.tertiary))
+            .http_client(http_client())
+            .retry_config(retries())
+            .timeout_config(timeouts())
+            .credentials_provider(SharedCredentialsProvider::new(EnvironmentVariableCredentialsProvider::new()));
+        Aws::new(plan, with_endpoints(config, Environment(std::env::vars().collect())))
+    }
+
     /// The same with an environment other than the process's own, such as the one of an emulated AWS: `AWS_ACCESS_KEY_ID`,
     /// `AWS_SECRET_ACCESS_KEY`, `AWS_ENDPOINT_URL` and `AWS_ENDPOINT_URL_<SERVICE>` are read from it and nothing else is.
     pub async fn from_environment(plan: &Plan, environment: impl IntoIterator<Item = (String, String)>) -> Aws {
@@ -84,14 +109,13 @@ impl Aws {
             None,
             "environment",
         );
-        let mut config = loader(plan)
+        let config = loader(plan)
             .credentials_provider(credentials.clone())
             .load()
             .await
             .into_builder()
             .credentials_provider(SharedCredentialsProvider::new(credentials));
-        config.set_endpoint_url(get("AWS_ENDPOINT_URL"));
-        Aws::new(plan, config.service_config(environment).build())
+        Aws::new(plan, with_endpoints(config, environment))
     }
 
     fn new(plan: &Plan, config: SdkConfig) -> Aws {
@@ -275,25 +299,58 @@ impl Aws {
     pub fn step_functions(&self) -> StepFunctions {
         StepFunctions::new(aws_sdk_sfn::Client::new(&self.config))
     }
+
+    /// CloudFormation of the tertiary region, where the suite is.
+    pub fn cloudformation(&self) -> CloudFormation {
+        let service = Service { name: "cloudformation", id: "CloudFormation", protocol: Protocol::Query("2010-05-15") };
+        CloudFormation::new(Signed::new(self.config.clone(), service))
+    }
+
+    /// EC2 of a region.
+    pub fn ec2(&self, region: &Region) -> Ec2 {
+        let service = Service { name: "ec2", id: "EC2", protocol: Protocol::Query("2016-11-15") };
+        Ec2::new(Signed::new(self.config(region), service))
+    }
+
+    /// Service Quotas of a region.
+    pub fn service_quotas(&self, region: &Region) -> ServiceQuotas {
+        let protocol = Protocol::Json("ServiceQuotasV20190624");
+        let service = Service { name: "servicequotas", id: "Service Quotas", protocol };
+        ServiceQuotas::new(Signed::new(self.config(region), service))
+    }
 }
 
 fn loader(plan: &Plan) -> ConfigLoader {
-    // One HTTP client for all services: each of its own would load the trust store and shake hands again.
-    let http = HttpClientBuilder::new().tls_provider(Provider::Rustls(CryptoMode::AwsLc)).build_https();
-    let retry = RetryConfig::standard()
+    aws_config::defaults(BehaviorVersion::latest())
+        .region(sdk_region(&plan.regions.tertiary))
+        .http_client(http_client())
+        .retry_config(retries())
+        .timeout_config(timeouts())
+}
+
+/// One for all services: each of its own would load the trust store and shake hands again.
+fn http_client() -> SharedHttpClient {
+    HttpClientBuilder::new().tls_provider(Provider::Rustls(CryptoMode::AwsLc)).build_https()
+}
+
+fn retries() -> RetryConfig {
+    RetryConfig::standard()
         .with_max_attempts(ATTEMPTS)
         .with_initial_backoff(Duration::from_millis(200))
-        .with_max_backoff(Duration::from_secs(1));
-    let timeouts = TimeoutConfig::builder()
+        .with_max_backoff(Duration::from_secs(1))
+}
+
+fn timeouts() -> TimeoutConfig {
+    TimeoutConfig::builder()
         .connect_timeout(CONNECT)
         .operation_attempt_timeout(ATTEMPT)
         .operation_timeout(OPERATION)
-        .build();
-    aws_config::defaults(BehaviorVersion::latest())
-        .region(sdk_region(&plan.regions.tertiary))
-        .http_client(http)
-        .retry_config(retry)
-        .timeout_config(timeouts)
+        .build()
+}
+
+fn with_endpoints(mut config: SdkConfigBuilder, environment: Environment) -> SdkConfig {
+    config.set_endpoint_url(environment.0.get("AWS_ENDPOINT_URL").cloned());
+    config.service_config(environment).build()
 }
 
 /// Endpoint overrides by service, as the SDK looks them up in its own environment.
@@ -339,9 +396,11 @@ fn patient_s3(config: &SdkConfig) -> aws_sdk_s3::Client {
 
 /// Emulators answer under one host name, so the bucket cannot be part of it.
 fn is_s3_overridden(config: &SdkConfig) -> bool {
-    let of_the_service = config.service_config().and_then(|service| {
-        let key = ServiceConfigKey::builder().service_id("S3").env("AWS_ENDPOINT_URL").profile("endpoint_url").build();
-        service.load_config(key.ok()?)
-    });
-    of_the_service.is_some() || config.endpoint_url().is_some()
+    endpoint_override(config, "S3").is_some() || config.endpoint_url().is_some()
+}
+
+/// The endpoint that is set for one service alone, by the service's id.
+pub(crate) fn endpoint_override(config: &SdkConfig, service: &str) -> Option<String> {
+    let key = ServiceConfigKey::builder().service_id(service).env("AWS_ENDPOINT_URL").profile("endpoint_url").build();
+    config.service_config()?.load_config(key.ok()?)
 }

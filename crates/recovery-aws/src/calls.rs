@@ -217,6 +217,28 @@ const TAKE_SNAPSHOT: Call = Call {
     documentation: "",
 };
 
+/// What `drctl deploy check` asks; nothing waits for it.
+const DESCRIBE_STACKS: Call = Call {
+    service: "CloudFormation",
+    operation: "DescribeStacks",
+    plane: Plane::Control,
+    documentation: documentation!("AWSCloudFormation/latest/APIReference/API_DescribeStacks.html"),
+    ..START_EXECUTION
+};
+const DESCRIBE_SUBNETS: Call = Call {
+    service: "EC2",
+    operation: "DescribeSubnets",
+    home: Home::Secondary,
+    documentation: documentation!("AWSEC2/latest/APIReference/API_DescribeSubnets.html"),
+    ..DESCRIBE_STACKS
+};
+const GET_SERVICE_QUOTA: Call = Call {
+    service: "ServiceQuotas",
+    operation: "GetServiceQuota",
+    documentation: documentation!("servicequotas/2019-06-24/apireference/API_GetServiceQuota.html"),
+    ..DESCRIBE_STACKS
+};
+
 /// The table.
 pub const CALLS: &[Call] = &[
     Call { function: "plan-failover", ..GET_OBJECT },
@@ -463,4 +485,31 @@ pub const CALLS: &[Call] = &[
         documentation: documentation!("step-functions/latest/apireference/API_SendTaskFailure.html"),
         ..START_EXECUTION
     },
+    DESCRIBE_STACKS,
+    Call {
+        operation: "DetectStackDrift",
+        documentation: documentation!("AWSCloudFormation/latest/APIReference/API_DetectStackDrift.html"),
+        ..DESCRIBE_STACKS
+    },
+    Call {
+        operation: "DescribeStackDriftDetectionStatus",
+        documentation: documentation!(
+            "AWSCloudFormation/latest/APIReference/API_DescribeStackDriftDetectionStatus.html"
+        ),
+        ..DESCRIBE_STACKS
+    },
+    Call {
+        operation: "DescribeStackResourceDrifts",
+        documentation: documentation!("AWSCloudFormation/latest/APIReference/API_DescribeStackResourceDrifts.html"),
+        ..DESCRIBE_STACKS
+    },
+    Call { function: "drctl", blocking: false, ..DESCRIBE_NODEGROUP },
+    DESCRIBE_SUBNETS,
+    Call {
+        operation: "DescribeInstanceTypes",
+        documentation: documentation!("AWSEC2/latest/APIReference/API_DescribeInstanceTypes.html"),
+        ..DESCRIBE_SUBNETS
+    },
+    GET_SERVICE_QUOTA,
+    Call { home: Home::Secondary, ..GET_SERVICE_QUOTA },
 ];

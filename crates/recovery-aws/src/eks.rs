@@ -8,6 +8,17 @@ use recovery::cluster::{ClusterError, NodeGroup, NodeGroupSize, NodeGroupStatus}
 
 use crate::trouble::{Kind, Trouble};
 
+/// What the nodes of a group are made of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Footing {
+    /// The subnets that it may take addresses from.
+    pub subnets: Vec<String>,
+    /// Instance types in its own order; none where a launch template names them.
+    pub instance_types: Vec<String>,
+    /// Whether they are spot instances.
+    pub spot: bool,
+}
+
 /// One managed node group.
 #[derive(Clone, Debug)]
 pub struct ManagedNodeGroup {
@@ -20,6 +31,21 @@ impl ManagedNodeGroup {
     /// A node group behind a client of its cluster's region.
     pub fn new(client: Client, cluster: &str, name: &str) -> ManagedNodeGroup {
         ManagedNodeGroup { client, cluster: cluster.to_owned(), name: name.to_owned() }
+    }
+
+    /// What its nodes are made of.
+    ///
+    /// # Errors
+    /// The service's; [`Kind::Missing`] if there is no such group.
+    pub async fn footing(&self) -> Result<Footing, Trouble> {
+        let request = self.client.describe_nodegroup().cluster_name(&self.cluster).nodegroup_name(&self.name);
+        let answer = request.send().await?;
+        let group = answer.nodegroup().ok_or_else(|| Trouble::unexpected("EKS answered without a node group"))?;
+        Ok(Footing {
+            subnets: group.subnets().to_vec(),
+            instance_types: group.instance_types().to_vec(),
+            spot: group.capacity_type().is_some_and(|capacity| capacity.as_str() == "SPOT"),
+        })
     }
 
     fn error(&self, trouble: Trouble) -> ClusterError {

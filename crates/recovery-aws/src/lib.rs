@@ -6,7 +6,9 @@
 
 mod aws;
 pub mod calls;
+pub mod cloudformation;
 pub mod cloudfront;
+pub mod ec2;
 pub mod ecr;
 pub mod eks;
 pub mod eks_token;
@@ -19,6 +21,8 @@ mod s3_backups;
 mod s3_parts;
 mod s3_replication;
 pub mod secrets_manager;
+pub mod service_quotas;
+mod signed;
 pub mod sns;
 pub mod step_functions;
 mod trouble;

@@ -6,7 +6,7 @@
 //! matches. Panics cross the border the same way. A failure is logged once, here.
 //!
 //! Settings come from the environment: `RECOVERY_PLAN` names the plan file, default `plan.toml` beside the binary;
-//! `RECOVERY_LOG` filters the log as `tracing` filters are written, default `info`.
+//! `RECOVERY_LOG` is the least level of the log, default `info`, or levels of targets with commas between: `warn,recovery_aws=debug`.
 
 use std::{
     any::Any,
@@ -24,8 +24,8 @@ use recovery::{
 };
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
-use tracing::{Instrument, error, info, info_span, warn};
-use tracing_subscriber::EnvFilter;
+use tracing::{Instrument, error, info, info_span, level_filters::LevelFilter, warn};
+use tracing_subscriber::{filter::Targets, fmt, layer::SubscriberExt, util::SubscriberInitExt};
 
 pub use lambda_runtime::Error;
 
@@ -215,22 +215,26 @@ fn diagnostic(failure: Failure) -> Diagnostic {
 /// One JSON object a line on stdout, which is where Lambda takes the log from.
 fn log_json() {
     // CloudWatch stamps every line.
-    let logging = tracing_subscriber::fmt().json().flatten_event(true).with_env_filter(filter()).without_time();
+    let lines = fmt::layer().json().flatten_event(true).without_time();
+    let lines = lines.with_target(false).with_current_span(true).with_span_list(false);
     // A second call in one process keeps the first one's settings.
-    let _ = logging.with_target(false).with_current_span(true).with_span_list(false).try_init();
+    let _ = tracing_subscriber::registry().with(lines).with(filter()).try_init();
 }
 
 /// The same lines, with their time, in a file: what the functions say where no Lambda takes their log.
 pub fn log_to(file: File) {
-    let logging = tracing_subscriber::fmt().json().flatten_event(true).with_env_filter(filter());
-    let logging = logging.with_target(false).with_current_span(true).with_span_list(false);
+    let lines = fmt::layer().json().flatten_event(true).with_writer(Mutex::new(file));
+    let lines = lines.with_target(false).with_current_span(true).with_span_list(false);
     // A second call in one process keeps the first one's settings.
-    let _ = logging.with_writer(Mutex::new(file)).try_init();
+    let _ = tracing_subscriber::registry().with(lines).with(filter()).try_init();
 }
 
-fn filter() -> EnvFilter {
+/// No `EnvFilter`: it would bring an engine for regular expressions into every function.
+fn filter() -> Targets {
+    let asked = std::env::var("RECOVERY_LOG").ok().and_then(|filter| filter.parse().ok());
     // The Kubernetes client logs each error that it also returns, and a host that refuses connections is no error here.
-    EnvFilter::try_from_env("RECOVERY_LOG").unwrap_or_else(|_| EnvFilter::new("info,kube_client=off"))
+    let usual = || Targets::new().with_default(LevelFilter::INFO).with_target("kube_client", LevelFilter::OFF);
+    asked.unwrap_or_else(usual)
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
 };
 
@@ -72,7 +72,7 @@ async fn wrong_parameters_are_refused_before_anything_is_made() {
         ("SecondaryRegion", "us-east-1", "a platform cannot move to where it was lost"),
         ("PrimaryRegion", "eu-west-1", "would stand in PrimaryRegion and be lost with it"),
         ("SwitchBucketName", "sparc-recovery-evidence", "health checkers may read the switch"),
-        ("SubnetIds", "subnet-0a", "Give SubnetIds and SecurityGroupIds both, or neither"),
+        ("SubnetIds", "subnet-0a1b2c3d", "Give SubnetIds and SecurityGroupIds both, or neither"),
         ("HostedZone", "/hostedzone/Z0SPARCEXAMPLE", "must be a hosted zone's id without /hostedzone/"),
         ("RecoverySecret", "arn:aws:secretsmanager:eu-west-1:1:secret:a", "not its ARN and not the secret"),
         ("ReservedConcurrency", "1", "must be 2 to 100"),
@@ -84,7 +84,7 @@ async fn wrong_parameters_are_refused_before_anything_is_made() {
     for (name, value, sentence) in situations {
         let mut parameters = right.clone();
         parameters.insert(name.to_owned(), value.to_owned());
-        let stack = Stack { repository: root(), programs: programs.clone(), parameters };
+        let stack = Stack { repository: root(), programs: programs.clone(), template: None, parameters };
         let refused = aws.deploy(&stack, folder.path()).await.unwrap_err().to_string();
         assert!(refused.contains(sentence), "{name}={value}: {refused}");
     }
@@ -106,16 +106,16 @@ async fn the_scanner_of_policies_finds_nothing() {
 #[tokio::test]
 #[ignore = "compiles a release, ten minutes and more; `make deploy-test` runs it"]
 async fn sam_build_makes_a_program_for_every_function() {
-    let home = TempDir::new().unwrap();
-    let mut build = stack::tool(Tool::Build, "sam", home.path()).await.unwrap();
-    build.arg("build");
-    content(build).await;
-    for function in FUNCTIONS {
-        let capital = |part: &str| part[..1].to_uppercase() + &part[1..];
-        let name: String = function.split('-').map(capital).collect();
-        let program = root().join(format!(".aws-sam/build/{name}Function/bootstrap"));
+    let (template, programs) = stack::built(&root()).await.unwrap();
+    assert!(template.is_file());
+    assert_eq!(programs.keys().map(String::as_str).collect::<BTreeSet<_>>(), FUNCTIONS.into());
+    for (function, program) in programs {
         let size = program.metadata().unwrap_or_else(|error| panic!("{}: {error}", program.display())).len();
         assert!(size < 20 << 20, "{function} has {size} bytes");
         println!("{function}: {:.1} MB", size as f64 / 1e6);
+    }
+    let layer = root().join(".aws-sam/build/PostgresToolsLayer");
+    for file in ["bin/pg_dump", "bin/pg_restore", "bin/pg_basebackup", "bin/psql"] {
+        assert!(layer.join(file).is_file(), "the layer has no {file}");
     }
 }

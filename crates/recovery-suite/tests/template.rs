@@ -8,6 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use lab::aws::Aws;
 use recovery_aws::calls::{CALLS, Call, Home};
 use recovery_suite::FUNCTIONS;
 use serde_json::{Map, Value, json};
@@ -117,6 +118,23 @@ fn every_function_is_deployed_under_its_own_name_log_and_role() {
         assert_eq!(actions(writes), BTreeSet::from(["logs:CreateLogStream".into(), "logs:PutLogEvents".into()]));
         assert_eq!(writes["Resource"], json!({ "Fn::GetAtt": format!("{name}LogGroup.Arn") }), "{folder}");
     }
+}
+
+/// What the README tells people to try.
+#[test]
+fn the_readme_invokes_every_function_with_an_event_that_is_there() {
+    let readme = fs::read_to_string(root().join("README.md")).unwrap();
+    let mut invoked = BTreeSet::new();
+    for line in readme.lines().filter_map(|line| line.strip_prefix("sam local invoke ")) {
+        let (function, event) = line.split_once(" --event ").unwrap();
+        let function = function.trim().strip_suffix("Function").unwrap();
+        assert!(root().join(event).is_file(), "{event}");
+        let folder = FUNCTIONS.iter().find(|folder| pascal(folder) == function);
+        let folder = folder.unwrap_or_else(|| panic!("there is no function {function}"));
+        assert!(event.starts_with(&format!("events/{folder}/")), "{function} with {event}");
+        invoked.insert(*folder);
+    }
+    assert_eq!(invoked, FUNCTIONS.into());
 }
 
 /// A function that is still at work when its state has given it up would be invoked a second time beside itself.
@@ -352,18 +370,160 @@ fn a_wrong_parameter_is_refused_with_a_sentence() {
         for (parameter, form) in template(name)["Parameters"].as_object().unwrap() {
             assert!(form["Description"].as_str().is_some_and(|text| text.ends_with('.')), "{name}: {parameter}");
             let bounded = ["AllowedPattern", "AllowedValues", "MinValue"].iter().any(|bound| !form[*bound].is_null());
-            let listed = form["Type"] == "CommaDelimitedList";
-            assert!(bounded || listed, "{name}: {parameter} takes anything");
-            if form["AllowedValues"].is_null() && !listed {
-                let says = form["ConstraintDescription"].as_str();
-                assert!(says.is_some_and(|says| says.starts_with("must be")), "{name}: {parameter}");
-            }
+            assert!(bounded, "{name}: {parameter} takes anything");
+            let says = form["ConstraintDescription"].as_str();
+            assert!(says.is_some_and(|says| says.starts_with("must be")), "{name}: {parameter}");
         }
         for (rule, assertions) in template(name)["Rules"].as_object().unwrap() {
             for assertion in assertions["Assertions"].as_array().unwrap() {
                 assert!(assertion["AssertDescription"].as_str().unwrap().ends_with('.'), "{name}: {rule}");
             }
         }
+    }
+}
+
+/// Parameters that every template takes, by template and the region that it belongs to.
+const RIGHT: [(&str, &str, &[(&str, &str)]); 3] = [
+    (
+        "template.yaml",
+        "eu-west-1",
+        &[
+            ("PrimaryRegion", "us-east-1"),
+            ("SecondaryRegion", "us-west-2"),
+            ("EvidenceBucketName", "sparc-recovery-evidence"),
+            ("SwitchBucketName", "sparc-recovery-switch"),
+            ("BackupsBucketName", "sparc-backups-prod"),
+            ("WalBucketName", "sparc-wal-archive"),
+            ("VideosBucketName", "sparc-videos-prod"),
+            ("VideosReplicaBucketName", "sparc-videos-backup"),
+            ("SwitchKey", "switch/us-east-1-is-out"),
+            ("RecoverySecret", "sparc/postgresql/recovery"),
+            ("ApplicationSecret", "sparc/postgresql/application"),
+            ("StandbyInstance", "sparc-prod-replica-us-west-2"),
+            ("SecondaryCluster", "sparc-prod-us-west-2"),
+            ("NodeGroup", "workers"),
+            ("HostedZone", "Z0SPARCEXAMPLE"),
+        ],
+    ),
+    (
+        "template-names.yaml",
+        "us-east-1",
+        &[
+            ("HostedZone", "Z0SPARCEXAMPLE"),
+            ("PublicName", "api.sparc.com"),
+            ("PrimaryTarget", "origin.us-east-1.sparc.com"),
+            ("SecondaryTarget", "origin.us-west-2.sparc.com"),
+            ("SwitchHost", "sparc-recovery-switch.s3.eu-west-1.amazonaws.com"),
+            ("SwitchKey", "switch/us-east-1-is-out"),
+        ],
+    ),
+    (
+        "template-replica.yaml",
+        "us-west-2",
+        &[
+            ("PrimaryRegion", "us-east-1"),
+            ("StandbyInstance", "sparc-prod-replica-us-west-2"),
+            ("Email", "sre@sparc.com"),
+        ],
+    ),
+];
+
+/// A value that each parameter refuses.
+const WRONG: &[(&str, &str)] = &[
+    ("Platform", "S"),
+    ("PlanFile", "plans/sparc.toml"),
+    ("PrimaryRegion", "Virginia"),
+    ("SecondaryRegion", "us-west"),
+    ("EvidenceBucketName", "Evidence"),
+    ("SwitchBucketName", "switch.with.dots"),
+    ("BackupsBucketName", "b"),
+    ("WalBucketName", "-wal-"),
+    ("VideosBucketName", "videos_prod"),
+    ("VideosReplicaBucketName", "s3://videos"),
+    ("SwitchKey", "us-east-1-is-out"),
+    ("RecoverySecret", "arn:aws:secretsmanager:eu-west-1:111122223333:secret:sparc"),
+    ("ApplicationSecret", "two words"),
+    ("SecretsKeyArn", "alias/secrets"),
+    ("StandbyInstance", "arn:aws:rds:us-west-2:111122223333:db:replica"),
+    ("GlobalCluster", "two words"),
+    ("SecondaryCluster", "a/b"),
+    ("NodeGroup", "a b"),
+    ("HostedZone", "/hostedzone/Z0SPARCEXAMPLE"),
+    ("Distribution", "d111111abcdef8.cloudfront.net"),
+    ("Architecture", "riscv"),
+    ("Detection", "on"),
+    ("ReservedConcurrency", "1"),
+    ("SubnetIds", "subnet-0a1b2c3d,vpc-0a1b2c3d"),
+    ("SecurityGroupIds", "default"),
+    ("LogRetentionDays", "100"),
+    ("EvidenceRetentionDays", "0"),
+    ("BackupRetentionDays", "3651"),
+    ("HealthCheckerRanges", "everywhere"),
+    ("PublicName", "sparc.com"),
+    ("PrimaryTarget", "https://origin.sparc.com"),
+    ("SecondaryTarget", "10.0.0.1"),
+    ("SwitchHost", "sparc-recovery-switch.s3.amazonaws.com"),
+    ("TimeToLive", "5"),
+    ("AlarmTopicArn", "arn:aws:sns:eu-west-1:111122223333:alarms"),
+    ("AcceptableLagSeconds", "10"),
+    ("FreeStorageBytes", "1"),
+    ("Email", "nobody"),
+];
+
+/// Each template's own parameters and rules, asked of CloudFormation with one of them wrong at a time. What they would make does
+/// not matter here.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_wrong_parameter_is_refused_in_the_words_of_its_template() {
+    let aws = Aws::start().await.unwrap();
+    let create = async |file: &str, region: &str, change: &[(&str, &str)]| {
+        let (_, _, right) = RIGHT.iter().find(|(name, ..)| *name == file).unwrap();
+        let mut parameters: BTreeMap<&str, &str> = right.iter().copied().collect();
+        parameters.extend(change.iter().copied());
+        let whole = template(file);
+        let asked = json!({
+            "Parameters": whole["Parameters"], "Rules": whole["Rules"],
+            "Resources": { "Nothing": { "Type": "AWS::CloudFormation::WaitConditionHandle" } }
+        });
+        let name = format!("{}-{region}-{}", file.trim_end_matches(".yaml"), change.len());
+        let mut form = vec![("StackName".to_owned(), name), ("TemplateBody".to_owned(), asked.to_string())];
+        for (index, (name, value)) in parameters.into_iter().enumerate() {
+            let member = format!("Parameters.member.{}", index + 1);
+            form.push((format!("{member}.ParameterKey"), name.to_owned()));
+            form.push((format!("{member}.ParameterValue"), value.to_owned()));
+        }
+        let form: Vec<(&str, &str)> = form.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        let made = aws.query("cloudformation", region, "CreateStack", &form).await;
+        // The refusal as a person reads it, not as XML writes it.
+        made.map_err(|refused| refused.to_string().replace("&#x27;", "'"))
+    };
+    for (file, region, _) in RIGHT {
+        create(file, region, &[]).await.unwrap();
+        for (parameter, form) in template(file)["Parameters"].as_object().unwrap() {
+            let wrong = WRONG.iter().find(|(name, _)| name == parameter);
+            let (_, wrong) = wrong.unwrap_or_else(|| panic!("say in this test what {parameter} of {file} refuses"));
+            let refused = create(file, region, &[(parameter, wrong)]).await.unwrap_err();
+            // The emulator has words of its own for a value that is not in a list.
+            let listed = !form["AllowedValues"].is_null();
+            let says = if listed { "AllowedValues" } else { form["ConstraintDescription"].as_str().unwrap() };
+            assert!(refused.contains(says) && refused.contains(parameter.as_str()), "{parameter}={wrong}: {refused}");
+        }
+    }
+    let rules: [(&str, &str, &[(&str, &str)], &str); 11] = [
+        ("template.yaml", "eu-west-1", &[("SecondaryRegion", "us-east-1")], "cannot move to where it was lost"),
+        ("template.yaml", "us-east-1", &[], "would stand in PrimaryRegion and be lost with it"),
+        ("template.yaml", "us-west-2", &[], "would stand in SecondaryRegion and be lost with it"),
+        ("template.yaml", "eu-west-1", &[("SwitchBucketName", "sparc-recovery-evidence")], "nobody else's evidence"),
+        ("template.yaml", "eu-west-1", &[("WalBucketName", "sparc-backups-prod")], "kept for different times"),
+        ("template.yaml", "eu-west-1", &[("SubnetIds", "subnet-0a1b2c3d")], "both, or neither"),
+        ("template.yaml", "eu-west-1", &[("SecurityGroupIds", "sg-0a1b2c3d")], "both, or neither"),
+        ("template-names.yaml", "us-east-1", &[("SecondaryTarget", "origin.us-east-1.sparc.com")], "would move nobody"),
+        ("template-names.yaml", "us-east-1", &[("PrimaryTarget", "api.sparc.com")], "is its own target"),
+        ("template-names.yaml", "eu-west-1", &[], "Deploy template-names.yaml in us-east-1"),
+        ("template-replica.yaml", "us-east-1", &[], "This stack would stand in PrimaryRegion"),
+    ];
+    for (file, region, change, sentence) in rules {
+        let refused = create(file, region, change).await.unwrap_err();
+        assert!(refused.contains(sentence), "{file} in {region} with {change:?}: {refused}");
     }
 }
 

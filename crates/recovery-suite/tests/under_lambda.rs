@@ -8,6 +8,7 @@
 use std::{
     collections::BTreeMap,
     fs,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
 };
 
@@ -16,6 +17,7 @@ use lab::{
     kubernetes::Flavour,
     lambda::Function,
     platform::{Options, Platform},
+    postgres::{PROBE_DATABASE, Pair, Role},
     stack,
 };
 use recovery::{
@@ -24,6 +26,7 @@ use recovery::{
 };
 use recovery_suite::FUNCTIONS;
 use serde_json::{Value, json};
+use tempfile::TempDir;
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().unwrap()
@@ -165,4 +168,34 @@ async fn a_function_that_does_not_answer_in_time_is_ended_and_starts_anew() {
 
     let told = process.invoke(event).await.unwrap();
     assert_eq!(told["stage"], "declared", "{told}");
+}
+
+/// What a function that takes backups finds at `/opt`: programs of the layer, with libraries of the layer, dump a real server.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_layer_of_client_programs_dumps_a_server_from_within_a_function() {
+    let layer = tokio::task::spawn_blocking(|| stack::layer(&root().join("layers/postgresql"), "PostgresToolsLayer"));
+    let layer = layer.await.unwrap().unwrap();
+    let pair = Pair::start(lab::postgres::Options::default()).await.unwrap();
+    let folder = TempDir::new().unwrap();
+    let (role, host, port) = (Role::Recovery, pair.primary.host(), pair.primary.port());
+    // No secret in arguments or environment: a file that only its owner may read.
+    let passwords = folder.path().join("pgpass");
+    let line = format!("{host}:{port}:*:{}:{}\n", role.name(), pair.passwords().of(role));
+    fs::write(&passwords, line).unwrap();
+    fs::set_permissions(&passwords, fs::Permissions::from_mode(0o600)).unwrap();
+    let environment = vec![("PGPASSFILE".to_owned(), passwords.display().to_string())];
+    let program = root().join("crates/recovery-suite/tests/under_lambda/dump.sh");
+    let process = Function::start_with_layer(&program, &layer, environment).await.unwrap();
+
+    let connection = |database: &str| {
+        let (user, authority) = (role.name(), pair.authority().path().display());
+        let server = format!("host={host} hostaddr=127.0.0.1 port={port} user={user} dbname={database}");
+        format!("{server} sslmode=verify-full sslrootcert={authority}")
+    };
+    let answer = process.invoke(&json!(connection(PROBE_DATABASE))).await.unwrap();
+    assert_eq!(answer["version"], "pg_dump (PostgreSQL) 17.10", "{answer} {}", process.logged());
+    assert!(answer["tables"].as_u64().unwrap() > 0, "{answer}");
+    assert!(answer["libraries"].as_u64().unwrap() > 0, "the machine's own libraries: {answer}");
+    let refused = process.invoke(&json!(connection("nowhere"))).await.unwrap();
+    assert!(refused["errorMessage"].as_str().unwrap().contains("nowhere does not exist"), "{refused}");
 }

@@ -5,12 +5,12 @@ use recovery_aws::Aws;
 use recovery_lambda::{Error, serve};
 use recovery_sites::{Side, workloads};
 
-#[tokio::main]
+#[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Error> {
     serve(
         "deploy-workloads",
         |settings| async move {
-            let aws = Aws::from_plan(&settings.plan).await;
+            let aws = Aws::in_lambda(&settings.plan);
             aws.warm().await;
             let cluster = workloads(&settings, &aws, Side::Secondary)?;
             Ok((settings.plan, aws.evidence(), cluster))

@@ -5,12 +5,12 @@ use jiff::Timestamp;
 use recovery_aws::Aws;
 use recovery_sites::{Side, databases, workloads};
 
-#[tokio::main]
+#[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), recovery_lambda::Error> {
     recovery_lambda::serve(
         "fence-primary",
         |settings| async move {
-            let aws = Aws::from_plan(&settings.plan).await;
+            let aws = Aws::in_lambda(&settings.plan);
             let (sites, writers) = (databases(&settings, &aws)?, workloads(&settings, &aws, Side::Primary)?);
             tokio::join!(aws.warm(), sites.primary.warm());
             Ok((settings, aws, sites, writers))

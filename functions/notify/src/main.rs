@@ -4,12 +4,12 @@ use jiff::Timestamp;
 use recovery_aws::Aws;
 use recovery_lambda::{Error, serve};
 
-#[tokio::main]
+#[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Error> {
     serve(
         "notify",
         |settings| async move {
-            let aws = Aws::from_plan(&settings.plan).await;
+            let aws = Aws::in_lambda(&settings.plan);
             aws.warm().await;
             Ok((settings.plan, aws.evidence(), aws.messenger()))
         },

@@ -4,12 +4,12 @@ use plan_failover::{Request, World, plan_failover};
 use recovery_aws::Aws;
 use recovery_sites::{Side, databases, workloads};
 
-#[tokio::main]
+#[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), recovery_lambda::Error> {
     recovery_lambda::serve(
         "plan-failover",
         |settings| async move {
-            let aws = Aws::from_plan(&settings.plan).await;
+            let aws = Aws::in_lambda(&settings.plan);
             let (sites, writers) = (databases(&settings, &aws)?, workloads(&settings, &aws, Side::Primary)?);
             tokio::join!(aws.warm(), sites.primary.warm(), sites.standby.warm());
             Ok((settings, aws, sites, writers))

@@ -5,12 +5,12 @@ use promote_replica::{Request, World, promote_replica};
 use recovery_aws::Aws;
 use recovery_sites::databases;
 
-#[tokio::main]
+#[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), recovery_lambda::Error> {
     recovery_lambda::serve(
         "promote-replica",
         |settings| async move {
-            let aws = Aws::from_plan(&settings.plan).await;
+            let aws = Aws::in_lambda(&settings.plan);
             let sites = databases(&settings, &aws)?;
             tokio::join!(aws.warm(), sites.standby.warm());
             Ok((settings, aws, sites))

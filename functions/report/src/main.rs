@@ -13,12 +13,12 @@ struct Wiring {
     evidence: Arc<dyn ObjectStore>,
 }
 
-#[tokio::main]
+#[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), recovery_lambda::Error> {
     recovery_lambda::serve(
         "report",
         |settings: Settings| async move {
-            let aws = Aws::from_plan(&settings.plan).await;
+            let aws = Aws::in_lambda(&settings.plan);
             aws.warm().await;
             Ok(Wiring { plan: settings.plan, evidence: aws.evidence() })
         },

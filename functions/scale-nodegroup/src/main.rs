@@ -5,12 +5,12 @@ use recovery_aws::Aws;
 use recovery_lambda::{Error, serve};
 use recovery_sites::{Side, workloads};
 
-#[tokio::main]
+#[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Error> {
     serve(
         "scale-nodegroup",
         |settings| async move {
-            let aws = Aws::from_plan(&settings.plan).await;
+            let aws = Aws::in_lambda(&settings.plan);
             Ok((aws.secondary_node_group(), workloads(&settings, &aws, Side::Secondary)?))
         },
         |wiring, request| async move { scale_nodegroup::scale(request, &wiring.0, &wiring.1, Timestamp::now()).await },

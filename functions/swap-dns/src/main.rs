@@ -6,12 +6,12 @@ use recovery_http::HttpProber;
 use recovery_lambda::{Error, misconfigured, serve};
 use swap_dns::Means;
 
-#[tokio::main]
+#[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Error> {
     serve(
         "swap-dns",
         |settings| async move {
-            let aws = Aws::from_plan(&settings.plan).await;
+            let aws = Aws::in_lambda(&settings.plan);
             aws.warm().await;
             let prober = HttpProber::new().map_err(|error| misconfigured(&recovery::fault::chain(&error)))?;
             Ok((settings.plan, aws, prober))

@@ -7,12 +7,12 @@ use recovery_lambda::misconfigured;
 use recovery_sites::databases;
 use verify_recovery::{Request, Response, World, metric, verify_recovery};
 
-#[tokio::main]
+#[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), recovery_lambda::Error> {
     recovery_lambda::serve(
         "verify-recovery",
         |settings| async move {
-            let aws = Aws::from_plan(&settings.plan).await;
+            let aws = Aws::in_lambda(&settings.plan);
             let sites = databases(&settings, &aws)?;
             aws.warm().await;
             let prober = HttpProber::new().map_err(|error| misconfigured(&format!("TLS cannot be set up: {error}")))?;

@@ -7,9 +7,10 @@ use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
 use super::{ACCOUNT, Aws, PRIMARY, SECONDARY, TERTIARY};
+use crate::edge::PUBLIC_NAME;
 use crate::error::{Error, Result};
 use crate::postgres::{Passwords, Role};
-use crate::stack::Stack;
+use crate::stack::{Companion, Stack};
 use crate::{workloads, xml};
 
 /// Buckets and their regions; all versioned.
@@ -29,6 +30,9 @@ const RECOVERY_SECRET: &str = "sparc/postgresql/recovery";
 const APPLICATION_SECRET: &str = "sparc/postgresql/application";
 const BACKUP_SECRET: &str = "sparc/postgresql/backup";
 const NODE_GROUP: &str = "workers";
+const NAMES_STACK: &str = "sparc-recovery-names";
+const REPLICA_STACK: &str = "sparc-recovery-replica";
+const XMLNS: &str = r#"xmlns="https://route53.amazonaws.com/doc/2013-04-01/""#;
 pub(crate) const INSTANCE: &str = "sparc-prod";
 pub(crate) const REPLICA: &str = "sparc-prod-replica-us-west-2";
 
@@ -72,7 +76,7 @@ pub struct Seeded {
     pub hosted_zone: String,
     /// The inverted health check on the switch object; the primary's record hangs on it.
     pub switch_check: String,
-    /// The health check of the secondary region's API; the secondary's record hangs on it.
+    /// The health check of the secondary region's API; the secondary's record hangs on it, unless the suite is deployed.
     pub secondary_check: String,
     /// The distribution; its origin is `api`.
     pub distribution: String,
@@ -102,11 +106,11 @@ impl Aws {
     pub async fn seed(&self, seed: &Seed) -> Result<Seeded> {
         let control = async {
             self.secrets(seed.passwords.as_ref()).await?;
-            let (hosted_zone, switch_check, secondary_check) = self.names().await?;
+            let (hosted_zone, secondary_check) = self.zone().await?;
             let distribution = self.distribution().await?;
-            let outputs = match &seed.stack {
+            let (switch_check, outputs) = match &seed.stack {
                 Some(stack) => self.suite(stack, &hosted_zone, &distribution).await?,
-                None => BTreeMap::new(),
+                None => (self.failover_pair(&hosted_zone, &secondary_check).await?, BTreeMap::new()),
             };
             self.buckets().await?;
             self.replication().await?;
@@ -151,8 +155,9 @@ impl Aws {
         })
     }
 
-    /// The suite, with the ids that this account gave to zone and distribution, and the lab's own plan.
-    async fn suite(&self, stack: &Stack, zone: &str, distribution: &str) -> Result<BTreeMap<String, String>> {
+    /// The suite, with the ids that this account gave to zone and distribution, and the lab's own plan; and its companions in
+    /// the other regions. Gives the switch's health check and the suite's outputs.
+    async fn suite(&self, stack: &Stack, zone: &str, distribution: &str) -> Result<(String, BTreeMap<String, String>)> {
         let mut stack = stack.clone();
         stack.parameters.insert("HostedZone".to_owned(), zone.to_owned());
         stack.parameters.insert("Distribution".to_owned(), distribution.to_owned());
@@ -162,7 +167,32 @@ impl Aws {
         let plan = self.folder().path().join(crate::platform::PLAN);
         stack.parameters.insert("PlanFile".to_owned(), plan.display().to_string());
         let folder = self.folder().make("aws/stack", 0o700)?;
-        self.deploy(&stack, &folder).await
+        let outputs = self.deploy(&stack, &folder).await?;
+        let output = |name: &str| outputs.get(name).cloned().unwrap_or_default();
+        let parameters = |named: &[(&str, String)]| -> BTreeMap<String, String> {
+            named.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect()
+        };
+        let names = parameters(&[
+            ("HostedZone", zone.to_owned()),
+            ("PublicName", PUBLIC_NAME.to_owned()),
+            ("PrimaryTarget", format!("origin.{PRIMARY}.sparc.com")),
+            ("SecondaryTarget", format!("origin.{SECONDARY}.sparc.com")),
+            ("SwitchHost", output("SwitchHost")),
+            ("SwitchKey", output("SwitchKey")),
+        ]);
+        let replica = parameters(&[
+            ("PrimaryRegion", PRIMARY.to_owned()),
+            ("StandbyInstance", REPLICA.to_owned()),
+            ("Email", "sre@sparc.com".to_owned()),
+        ]);
+        let companion = async |file: &str, name: &str, region: &str, parameters: &BTreeMap<String, String>| {
+            let template = stack.repository.join(file);
+            let companion = Companion { template: &template, name, region, parameters };
+            self.deploy_companion(&companion, &folder).await
+        };
+        let made = companion("template-names.yaml", NAMES_STACK, PRIMARY, &names).await?;
+        companion("template-replica.yaml", REPLICA_STACK, SECONDARY, &replica).await?;
+        Ok((made.get("SwitchCheckId").cloned().unwrap_or_default(), outputs))
     }
 
     /// Makes a bucket; one that is there, and ours, is as good.
@@ -307,25 +337,15 @@ impl Aws {
         Ok(())
     }
 
-    /// The zone with a failover pair for `api.sparc.com`, and the plain record that a run may edit later.
-    async fn names(&self) -> Result<(String, String, String)> {
-        const XMLNS: &str = r#"xmlns="https://route53.amazonaws.com/doc/2013-04-01/""#;
-        let post = async |path: &str, body: String| -> Result<String> {
-            let headers = [("content-type", "text/xml")];
-            let answer = self.call("route53", PRIMARY, Method::POST, path, &headers, body).await?;
-            answer.or_refused("route53", path)
-        };
-        let zone = post(
-            "/2013-04-01/hostedzone",
-            format!(
-                "<CreateHostedZoneRequest {XMLNS}><Name>sparc.com</Name><CallerReference>lab-zone</CallerReference>\
-                 </CreateHostedZoneRequest>"
-            ),
-        )
-        .await?;
-        let zone = xml::text(&zone, "Id").unwrap_or_default().trim_start_matches("/hostedzone/").to_owned();
-        let check = async |reference: &str, config: String| -> Result<String> {
-            let made = post(
+    async fn route53(&self, path: &str, body: String) -> Result<String> {
+        let headers = [("content-type", "text/xml")];
+        let answer = self.call("route53", PRIMARY, Method::POST, path, &headers, body).await?;
+        answer.or_refused("route53", path)
+    }
+
+    async fn health_check(&self, reference: &str, config: String) -> Result<String> {
+        let made = self
+            .route53(
                 "/2013-04-01/healthcheck",
                 format!(
                     "<CreateHealthCheckRequest {XMLNS}><CallerReference>{reference}</CallerReference>\
@@ -333,54 +353,70 @@ impl Aws {
                 ),
             )
             .await?;
-            Ok(xml::text(&made, "Id").unwrap_or_default())
-        };
-        // "Standby takes over primary": healthy while the object in the tertiary region is absent.
-        // https://aws.amazon.com/blogs/networking-and-content-delivery/creating-disaster-recovery-mechanisms-using-amazon-route-53/
-        let switch = check(
-            "lab-switch",
-            format!(
-                "<Port>443</Port><Type>HTTPS</Type><ResourcePath>/{SWITCH_KEY}</ResourcePath>\
-                 <FullyQualifiedDomainName>{}.s3.{TERTIARY}.amazonaws.com</FullyQualifiedDomainName>\
-                 <RequestInterval>10</RequestInterval><FailureThreshold>1</FailureThreshold><Inverted>true</Inverted>",
-                BUCKETS[1].0
-            ),
-        )
-        .await?;
-        let secondary = check(
-            "lab-secondary",
-            format!(
-                "<Port>443</Port><Type>HTTPS</Type><ResourcePath>/healthz</ResourcePath>\
-                 <FullyQualifiedDomainName>core-apis.{SECONDARY}.sparc.com</FullyQualifiedDomainName>\
-                 <RequestInterval>10</RequestInterval><FailureThreshold>1</FailureThreshold>"
-            ),
-        )
-        .await?;
-        let record = |name: &str, failover: &str, region: &str, check: &str| {
+        Ok(xml::text(&made, "Id").unwrap_or_default())
+    }
+
+    /// Makes records: each with its name, its place in a failover pair, the region that it leads to, its health check.
+    async fn records(&self, zone: &str, records: &[(&str, Option<&str>, &str, Option<&str>)]) -> Result<()> {
+        let change = |(name, failover, region, check): &(&str, Option<&str>, &str, Option<&str>)| {
+            let failover = failover.map_or_else(String::new, |role| {
+                let set = role.to_lowercase();
+                format!("<SetIdentifier>{set}</SetIdentifier><Failover>{role}</Failover>")
+            });
+            let check = check.map_or_else(String::new, |check| format!("<HealthCheckId>{check}</HealthCheckId>"));
             format!(
                 "<Change><Action>CREATE</Action><ResourceRecordSet><Name>{name}</Name><Type>CNAME</Type>{failover}\
                  <TTL>60</TTL><ResourceRecords><ResourceRecord><Value>origin.{region}.sparc.com</Value></ResourceRecord>\
                  </ResourceRecords>{check}</ResourceRecordSet></Change>"
             )
         };
-        let failover =
-            |set: &str, role: &str| format!("<SetIdentifier>{set}</SetIdentifier><Failover>{role}</Failover>");
-        let hangs_on = |check: &str| format!("<HealthCheckId>{check}</HealthCheckId>");
-        let changes = [
-            record("api.sparc.com", &failover("primary", "PRIMARY"), PRIMARY, &hangs_on(&switch)),
-            record("api.sparc.com", &failover("secondary", "SECONDARY"), SECONDARY, &hangs_on(&secondary)),
-            record("origin.sparc.com", "", PRIMARY, ""),
-        ]
-        .concat();
-        post(
-            &format!("/2013-04-01/hostedzone/{zone}/rrset"),
-            format!(
-                "<ChangeResourceRecordSetsRequest {XMLNS}><ChangeBatch><Changes>{changes}</Changes></ChangeBatch>\
-                 </ChangeResourceRecordSetsRequest>"
-            ),
-        )
-        .await?;
-        Ok((zone, switch, secondary))
+        let changes: String = records.iter().map(change).collect();
+        let batch = format!(
+            "<ChangeResourceRecordSetsRequest {XMLNS}><ChangeBatch><Changes>{changes}</Changes></ChangeBatch>\
+             </ChangeResourceRecordSetsRequest>"
+        );
+        self.route53(&format!("/2013-04-01/hostedzone/{zone}/rrset"), batch).await.map(drop)
+    }
+
+    /// The zone with the plain record that a run may edit later, and the health check of the secondary region.
+    async fn zone(&self) -> Result<(String, String)> {
+        let zone = self
+            .route53(
+                "/2013-04-01/hostedzone",
+                format!(
+                    "<CreateHostedZoneRequest {XMLNS}><Name>sparc.com</Name><CallerReference>lab-zone</CallerReference>\
+                     </CreateHostedZoneRequest>"
+                ),
+            )
+            .await?;
+        let zone = xml::text(&zone, "Id").unwrap_or_default().trim_start_matches("/hostedzone/").to_owned();
+        let secondary = format!(
+            "<Port>443</Port><Type>HTTPS</Type><ResourcePath>/healthz</ResourcePath>\
+             <FullyQualifiedDomainName>core-apis.{SECONDARY}.sparc.com</FullyQualifiedDomainName>\
+             <RequestInterval>10</RequestInterval><FailureThreshold>1</FailureThreshold>"
+        );
+        let secondary = self.health_check("lab-secondary", secondary).await?;
+        self.records(&zone, &[("origin.sparc.com", None, PRIMARY, None)]).await?;
+        Ok((zone, secondary))
+    }
+
+    /// What `template-names.yaml` makes where it is deployed: the pair of records that fails over, and the check of the switch.
+    async fn failover_pair(&self, zone: &str, secondary_check: &str) -> Result<String> {
+        // "Standby takes over primary": healthy while the object in the tertiary region is absent.
+        // https://aws.amazon.com/blogs/networking-and-content-delivery/creating-disaster-recovery-mechanisms-using-amazon-route-53/
+        let switch = format!(
+            "<Port>443</Port><Type>HTTPS</Type><ResourcePath>/{SWITCH_KEY}</ResourcePath>\
+             <FullyQualifiedDomainName>{}.s3.{TERTIARY}.amazonaws.com</FullyQualifiedDomainName>\
+             <RequestInterval>10</RequestInterval><FailureThreshold>1</FailureThreshold><Inverted>true</Inverted>",
+            BUCKETS[1].0
+        );
+        let switch = self.health_check("lab-switch", switch).await?;
+        let pair = [
+            (PUBLIC_NAME, Some("PRIMARY"), PRIMARY, Some(switch.as_str())),
+            (PUBLIC_NAME, Some("SECONDARY"), SECONDARY, Some(secondary_check)),
+        ];
+        self.records(zone, &pair).await?;
+        Ok(switch)
     }
 
     async fn distribution(&self) -> Result<String> {
@@ -423,9 +459,24 @@ impl Aws {
         self.query("rds", SECONDARY, "CreateDBInstanceReadReplica", &replica).await.map(drop)
     }
 
+    /// Two subnets of a region with room for two thousand addresses each.
+    async fn subnets(&self, region: &str) -> Result<Vec<String>> {
+        let made = self.query("ec2", region, "CreateVpc", &[("CidrBlock", "10.20.0.0/16")]).await?;
+        let network = xml::text(&made, "vpcId").unwrap_or_default();
+        let mut subnets = Vec::new();
+        for (zone, range) in [("a", "10.20.0.0/21"), ("b", "10.20.8.0/21")] {
+            let zone = format!("{region}{zone}");
+            let subnet = [("VpcId", network.as_str()), ("CidrBlock", range), ("AvailabilityZone", &zone)];
+            let made = self.query("ec2", region, "CreateSubnet", &subnet).await?;
+            subnets.push(xml::text(&made, "subnetId").unwrap_or_default());
+        }
+        Ok(subnets)
+    }
+
     async fn clusters(&self) -> Result<()> {
         for (region, size) in [(PRIMARY, 20), (SECONDARY, 2)] {
             let name = format!("sparc-prod-{region}");
+            let subnets = self.subnets(region).await?;
             let post = async |path: String, body: Value| -> Result<()> {
                 let headers = [("content-type", "application/json")];
                 let answer = self.call("eks", region, Method::POST, &path, &headers, body.to_string()).await?;
@@ -434,12 +485,12 @@ impl Aws {
             post(
                 "/clusters".into(),
                 json!({ "name": name, "roleArn": format!("arn:aws:iam::{ACCOUNT}:role/sparc-eks"), "version": "1.33",
-                        "resourcesVpcConfig": { "subnetIds": ["subnet-0a", "subnet-0b"] } }),
+                        "resourcesVpcConfig": { "subnetIds": subnets } }),
             )
             .await?;
             post(
                 format!("/clusters/{name}/node-groups"),
-                json!({ "nodegroupName": NODE_GROUP, "subnets": ["subnet-0a", "subnet-0b"],
+                json!({ "nodegroupName": NODE_GROUP, "subnets": subnets,
                         "nodeRole": format!("arn:aws:iam::{ACCOUNT}:role/sparc-nodes"),
                         "instanceTypes": ["m6i.2xlarge", "m6a.2xlarge", "m5.2xlarge"],
                         "scalingConfig": { "minSize": 2, "maxSize": 30, "desiredSize": size } }),

@@ -9,7 +9,7 @@ use crate::{cache, python};
 /// The oldest major version that the lab drives: `wal_keep_size` and `pg_promote` as we use them.
 const OLDEST: u32 = 13;
 
-const REQUIREMENTS: &str = include_str!("../../../../lab/postgres-requirements.txt");
+const REQUIREMENTS: &str = include_str!("../../../../layers/postgresql/requirements.txt");
 
 /// PostgreSQL's programs and their version.
 #[derive(Debug, Clone)]
