@@ -5,7 +5,7 @@
 //! must have brought it, each text of a `COPY` must end in its own mark, and nothing may follow.
 //!
 //! The layout is that of `src/bin/pg_dump/pg_backup_archiver.c` and `pg_backup_custom.c`, versions 1.12 (PostgreSQL 9.0)
-//! to 1.16 (17 and 18), seen on archives of PostgreSQL 15 and 17.
+//! to 1.16 (17 and 18), seen on archives of PostgreSQL 15.
 
 use std::{
     collections::BTreeMap,

@@ -6,7 +6,7 @@
 //! what a plain restore does not notice: it ends there and promotes.
 //!
 //! The layout is that of `src/include/access/xlog_internal.h` and `xlogrecord.h`; the numbers of the page format are those
-//! of PostgreSQL 13 to 18, seen on logs of 15 and 17.
+//! of PostgreSQL 13 to 18, seen on logs of 15.
 
 mod first;
 mod name;

@@ -179,7 +179,6 @@ const DESCRIBE_IMAGES: Call = Call {
     plane: Plane::Control,
     blocking: false,
     documentation: documentation!("AmazonECR/latest/APIReference/API_DescribeImages.html"),
-    ..GET_OBJECT
 };
 const DESCRIBE_REPOSITORIES: Call = Call {
     operation: "DescribeRepositories",

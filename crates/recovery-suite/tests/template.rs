@@ -382,8 +382,11 @@ fn a_wrong_parameter_is_refused_with_a_sentence() {
     }
 }
 
+/// Names and values of parameters.
+type Values = &'static [(&'static str, &'static str)];
+
 /// Parameters that every template takes, by template and the region that it belongs to.
-const RIGHT: [(&str, &str, &[(&str, &str)]); 3] = [
+const RIGHT: [(&str, &str, Values); 3] = [
     (
         "template.yaml",
         "eu-west-1",
@@ -399,6 +402,7 @@ const RIGHT: [(&str, &str, &[(&str, &str)]); 3] = [
             ("SwitchKey", "switch/us-east-1-is-out"),
             ("RecoverySecret", "sparc/postgresql/recovery"),
             ("ApplicationSecret", "sparc/postgresql/application"),
+            ("BackupSecret", "sparc/postgresql/backup"),
             ("StandbyInstance", "sparc-prod-replica-us-west-2"),
             ("SecondaryCluster", "sparc-prod-us-west-2"),
             ("NodeGroup", "workers"),
@@ -443,6 +447,7 @@ const WRONG: &[(&str, &str)] = &[
     ("SwitchKey", "us-east-1-is-out"),
     ("RecoverySecret", "arn:aws:secretsmanager:eu-west-1:111122223333:secret:sparc"),
     ("ApplicationSecret", "two words"),
+    ("BackupSecret", "two words"),
     ("SecretsKeyArn", "alias/secrets"),
     ("StandbyInstance", "arn:aws:rds:us-west-2:111122223333:db:replica"),
     ("GlobalCluster", "two words"),
@@ -452,6 +457,7 @@ const WRONG: &[(&str, &str)] = &[
     ("Distribution", "d111111abcdef8.cloudfront.net"),
     ("Architecture", "riscv"),
     ("Detection", "on"),
+    ("Backups", "nightly"),
     ("ReservedConcurrency", "1"),
     ("SubnetIds", "subnet-0a1b2c3d,vpc-0a1b2c3d"),
     ("SecurityGroupIds", "default"),
@@ -508,7 +514,7 @@ async fn every_wrong_parameter_is_refused_in_the_words_of_its_template() {
             assert!(refused.contains(says) && refused.contains(parameter.as_str()), "{parameter}={wrong}: {refused}");
         }
     }
-    let rules: [(&str, &str, &[(&str, &str)], &str); 11] = [
+    let rules: [(&str, &str, Values, &str); 11] = [
         ("template.yaml", "eu-west-1", &[("SecondaryRegion", "us-east-1")], "cannot move to where it was lost"),
         ("template.yaml", "us-east-1", &[], "would stand in PrimaryRegion and be lost with it"),
         ("template.yaml", "us-west-2", &[], "would stand in SecondaryRegion and be lost with it"),

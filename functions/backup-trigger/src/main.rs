@@ -20,8 +20,7 @@ struct Wiring {
     within: Duration,
 }
 
-async fn prepare(settings: Settings, within: Duration) -> Result<Wiring, Failure> {
-    let aws = Aws::from_plan(&settings.plan).await;
+fn prepare(settings: Settings, aws: Aws, within: Duration) -> Result<Wiring, Failure> {
     let sites = recovery_sites::takers(&settings, &aws)?;
     Ok(Wiring { settings, aws, sites, within })
 }
@@ -45,15 +44,19 @@ async fn main() -> ExitCode {
         return recovery_lambda::once(
             "backup-trigger",
             serde_json::json!({ "action": "take", "run": "job", "backup": backup }),
-            |settings| prepare(settings, JOB),
+            |settings: Settings| async move {
+                let aws = Aws::from_plan(&settings.plan).await;
+                prepare(settings, aws, JOB)
+            },
             |wiring, request: Request| async move { handle(&wiring, request).await },
         )
         .await;
     }
     let served = recovery_lambda::serve(
         "backup-trigger",
-        |settings| async move {
-            let wiring = prepare(settings, LAMBDA).await?;
+        |settings: Settings| async move {
+            let aws = Aws::in_lambda(&settings.plan);
+            let wiring = prepare(settings, aws, LAMBDA)?;
             wiring.aws.warm().await;
             Ok(wiring)
         },

@@ -10,7 +10,7 @@ async fn main() -> Result<(), recovery_lambda::Error> {
     recovery_lambda::serve(
         "checksum-verify",
         |settings| async move {
-            let aws = Aws::from_plan(&settings.plan).await;
+            let aws = Aws::in_lambda(&settings.plan);
             aws.warm().await;
             Ok((settings, aws))
         },

@@ -218,8 +218,9 @@ mod tests {
     fn what_a_failover_would_be_refused_is_said_beforehand() {
         let plan = Plan::read(Path::new("../../plans/sparc.toml")).unwrap();
         assert_eq!(plan.kubernetes.capacity.maximum, 60, "the figures below are for sixty nodes");
-        type Change = fn(&mut Looked);
-        let situations: [(&str, Change, Option<(&str, Standing)>); 7] = [
+        /// What is different, how to make it so, and what is said of it.
+        type Situation = (&'static str, fn(&mut Looked), Option<(&'static str, Standing)>);
+        let situations: [Situation; 7] = [
             ("there is room for everything", |_| {}, None),
             (
                 "a new account's quota",
@@ -239,7 +240,7 @@ mod tests {
             (
                 "a new account's Lambda",
                 |looked| looked.concurrency = Ok(10.0),
-                Some(("10 are allowed, 145 are needed (9 functions reserve 5 each", Standing::Wrong)),
+                Some(("10 are allowed, 155 are needed (11 functions reserve 5 each", Standing::Wrong)),
             ),
             (
                 "types of another family",

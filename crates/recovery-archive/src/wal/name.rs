@@ -34,7 +34,6 @@ impl SegmentName {
 
     /// The segment that a position is in.
     pub const fn containing(timeline: u32, position: Lsn, segment_bytes: u64) -> SegmentName {
-        #[expect(clippy::cast_possible_truncation, reason = "halves of a position")]
         let (log, low) = ((position.0 >> 32) as u32, position.0 & 0xFFFF_FFFF);
         #[expect(clippy::cast_possible_truncation, reason = "smaller than a half")]
         SegmentName { timeline, log, segment: (low / segment_bytes) as u32 }
