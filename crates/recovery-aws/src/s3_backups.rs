@@ -7,7 +7,7 @@ use aws_sdk_s3::{
     primitives::ByteStream,
     types::{ChecksumMode, StorageClass as S3Class, Tag, Tagging},
 };
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use jiff::Timestamp;
 use recovery::{
     backup::{BackupStorage, ObjectBody, ObjectSummary, ObjectVersion, Page},
@@ -65,7 +65,7 @@ impl BackupStorage for Bucket {
         version_id: Option<&str>,
         range: Option<Range<u64>>,
     ) -> Result<Option<Box<dyn ObjectBody>>, StoreError> {
-        let bytes = range.map(|range| format!("bytes={}-{}", range.start, range.end.saturating_sub(1)));
+        let bytes = range.as_ref().map(|range| format!("bytes={}-{}", range.start, range.end.saturating_sub(1)));
         let asked = self
             .client
             .get_object()
@@ -80,7 +80,9 @@ impl BackupStorage for Bucket {
             Err(error) => return self.absent(key, Trouble::from(error)).map(|()| None),
         };
         let left = answer.content_length.and_then(|length| u64::try_from(length).ok());
-        Ok(Some(Box::new(Body { bucket: self.clone(), key: key.to_owned(), stream: answer.body, left })))
+        // A server may pass over the range and send everything: RFC 9110, section 14.2.
+        let skip = if answer.content_range.is_some() { 0 } else { range.map_or(0, |range| range.start) };
+        Ok(Some(Box::new(Body { bucket: self.clone(), key: key.to_owned(), stream: answer.body, left, skip })))
     }
 
     async fn list(&self, prefix: &str, delimiter: Option<char>, next: Option<&str>) -> Result<Page, StoreError> {
@@ -163,22 +165,32 @@ struct Body {
     key: String,
     stream: ByteStream,
     left: Option<u64>,
+    /// Bytes before those that were asked for.
+    skip: u64,
 }
 
 #[async_trait]
 impl ObjectBody for Body {
     async fn chunk(&mut self) -> Result<Option<Bytes>, StoreError> {
         let broke_off = |text: String| self.bucket.error(&self.key, Trouble::unexpected(text));
-        match self.stream.next().await {
-            Some(Ok(piece)) => {
-                self.left = self.left.map(|left| left.saturating_sub(piece.len() as u64));
-                Ok(Some(piece))
-            }
-            Some(Err(error)) => Err(broke_off(format!("the answer broke off: {}", recovery::fault::chain(&error)))),
-            None => match self.left {
-                Some(left) if left > 0 => Err(broke_off(format!("the answer ended {left} bytes early"))),
-                _ => Ok(None),
-            },
+        loop {
+            return match self.stream.next().await {
+                Some(Ok(mut piece)) => {
+                    self.left = self.left.map(|left| left.saturating_sub(piece.len() as u64));
+                    let skipped = piece.len().min(usize::try_from(self.skip).unwrap_or(usize::MAX));
+                    self.skip -= skipped as u64;
+                    piece.advance(skipped);
+                    if piece.is_empty() {
+                        continue;
+                    }
+                    Ok(Some(piece))
+                }
+                Some(Err(error)) => Err(broke_off(format!("the answer broke off: {}", recovery::fault::chain(&error)))),
+                None => match self.left {
+                    Some(left) if left > 0 => Err(broke_off(format!("the answer ended {left} bytes early"))),
+                    _ => Ok(None),
+                },
+            };
         }
     }
 }
