@@ -117,9 +117,10 @@ pub(crate) async fn prove(
     let began = Instant::now();
     let looked = manifest(backup, plan, world).await?;
     let mut parts = Vec::new();
-    for artifact in looked.manifest.iter().flat_map(|manifest| &manifest.artifacts) {
-        let Some(manifest) = &looked.manifest else { break };
-        parts.push(prove_artifact(world.backups, manifest, artifact, rung).await?);
+    if let Some(manifest) = &looked.manifest {
+        for artifact in &manifest.artifacts {
+            parts.push(prove_artifact(world.backups, manifest, artifact, rung).await?);
+        }
     }
     keep(run, backup, rung, looked, parts, plan, world, now, began).await
 }

@@ -27,7 +27,7 @@ pub struct Backups {
     /// How artifacts are compressed.
     #[serde(default = "zstd")]
     pub encoding: Encoding,
-    /// Plain bytes that a backup moves in a second, as last measured; sizes over it decide between Lambda and Job.
+    /// Plain bytes that a backup is taken to move in a second; sizes over it decide between Lambda and Job.
     pub bytes_per_second: u64,
     /// Where what is too large for a Lambda runs.
     pub job: JobSettings,

@@ -59,7 +59,7 @@ pub struct DueBackup {
     /// Plain bytes to be moved, if that could be found out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub size_bytes: Option<u64>,
-    /// How long that takes at the measured rate.
+    /// How long that takes at the plan's rate.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expected_seconds: Option<u64>,
 }
