@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use tokio::task::JoinHandle;
 
-use crate::edge::{Edge, Names};
+use crate::edge::{Answered, Edge, Names};
 use crate::error::{Error, Result};
 
 /// How closely moments are told apart.
@@ -84,28 +84,71 @@ fn lock(seen: &Mutex<Seen>) -> std::sync::MutexGuard<'_, Seen> {
     seen.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// What each resolver keeps of the name.
+struct Caches(Vec<Kept>);
+
+impl Caches {
+    /// All have asked at some moment within the last time to live, equally far from each other.
+    fn new(answer: &Answered, now: Instant, count: usize) -> Self {
+        let until = |i: usize| now + answer.kept_for.mul_f64((i + 1) as f64 / count as f64);
+        Self((0..count).map(|i| Kept { answer: answer.host.clone(), until: until(i) }).collect())
+    }
+
+    /// Whose answer has run out asks again. Returns who asked.
+    fn ask(&mut self, answer: &Answered, now: Instant) -> impl Iterator<Item = usize> {
+        self.0.iter_mut().enumerate().filter(move |(_, kept)| kept.until <= now).map(move |(i, kept)| {
+            *kept = Kept { answer: answer.host.clone(), until: now + answer.kept_for };
+            i
+        })
+    }
+}
+
 async fn ask(names: Names, name: String, count: usize, seen: Arc<Mutex<Seen>>) {
     let first = names.answer(&name);
-    let begun = Instant::now();
-    let share = |i: usize| (i + 1) as f64 / count as f64;
-    let mut kept: Vec<Kept> = (0..count)
-        .map(|i| Kept { answer: first.host.clone(), until: begun + first.kept_for.mul_f64(share(i)) })
-        .collect();
+    let mut caches = Caches::new(&first, Instant::now(), count);
     loop {
         let answer = names.answer(&name);
-        let now = Instant::now();
+        let has_moved = answer.host != first.host;
         {
             let mut seen = lock(&seen);
-            if answer.host != first.host && seen.without_cache_at.is_none() {
-                seen.without_cache_at = Some(Timestamp::now());
+            if has_moved {
+                seen.without_cache_at.get_or_insert_with(Timestamp::now);
             }
-            for (i, kept) in kept.iter_mut().enumerate().filter(|(_, kept)| kept.until <= now) {
-                *kept = Kept { answer: answer.host.clone(), until: now + answer.kept_for };
-                if kept.answer != first.host && seen.with_cache_at[i].is_none() {
-                    seen.with_cache_at[i] = Some(Timestamp::now());
+            for resolver in caches.ask(&answer, Instant::now()) {
+                if has_moved {
+                    seen.with_cache_at[resolver].get_or_insert_with(Timestamp::now);
                 }
             }
         }
         tokio::time::sleep(TICK).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_moves_for_the_last_one_nearly_a_time_to_live_later_and_for_nobody_before() {
+        let kept_for = Duration::from_millis(600);
+        let answer = |host: &str| Answered { host: Some(host.to_owned()), kept_for };
+        let (begun, moves_at) = (Instant::now(), Duration::from_millis(1_000));
+        let mut caches = Caches::new(&answer("old"), begun, 12);
+        let mut moved = vec![None; 12];
+        for tick in (0..2_000).step_by(5).map(Duration::from_millis) {
+            let now = answer(if tick < moves_at { "old" } else { "new" });
+            for resolver in caches.ask(&now, begun + tick) {
+                if tick >= moves_at {
+                    moved[resolver].get_or_insert(tick - moves_at);
+                }
+            }
+        }
+        let moved: Vec<Duration> = moved.into_iter().map(|waited| waited.unwrap()).collect();
+        assert!(moved.iter().all(|waited| *waited < kept_for), "{moved:?}");
+        assert!(
+            moved.iter().max().unwrap() >= &kept_for.mul_f64(11.0 / 12.0),
+            "somebody had asked just before: {moved:?}"
+        );
+        assert_eq!(moved.iter().collect::<std::collections::BTreeSet<_>>().len(), 12, "no two at once: {moved:?}");
     }
 }

@@ -77,9 +77,7 @@ async fn traffic_moves_when_the_switch_object_appears_and_the_other_side_takes_w
     assert_eq!((status, region.as_deref()), (200, Some(SECONDARY)));
     assert_eq!(world.edge.ever_all_unhealthy(), None);
     let moved = resolvers.moved().await.unwrap();
-    let waited = moved.with_cache_at.duration_since(moved.without_cache_at).as_secs_f64();
-    // Sixty seconds at a hundredth; the twelve ask within a twelfth of that of each other.
-    assert!(waited > 0.6 * 10.0 / 12.0, "somebody had asked just before: {waited} s");
+    assert!(moved.with_cache_at >= moved.without_cache_at, "{moved:?}");
     println!("{:#?}", world.edge.events());
 }
 
