@@ -54,6 +54,22 @@ impl PartStore for Bucket {
         Ok(newest.and_then(|upload| upload.upload_id().map(str::to_owned)))
     }
 
+    async fn unfinished_below(&self, prefix: &str) -> Result<Vec<(String, String)>, StoreError> {
+        let (mut found, mut key_marker, mut upload_marker) = (Vec::new(), None, None);
+        loop {
+            let request = self.client.list_multipart_uploads().bucket(&self.name).prefix(prefix);
+            let request = request.set_key_marker(key_marker).set_upload_id_marker(upload_marker);
+            let answer = request.send().await.map_err(|error| self.error(prefix, Trouble::from(error)))?;
+            let uploads = answer.uploads().iter();
+            found.extend(uploads.filter_map(|one| Some((one.key()?.to_owned(), one.upload_id()?.to_owned()))));
+            key_marker = answer.next_key_marker().map(str::to_owned);
+            upload_marker = answer.next_upload_id_marker().map(str::to_owned);
+            if !answer.is_truncated().unwrap_or_default() || key_marker.is_none() {
+                return Ok(found);
+            }
+        }
+    }
+
     async fn begin(&self, key: &str, keeping: &Keeping) -> Result<String, StoreError> {
         let request = self
             .client
