@@ -22,7 +22,7 @@ use recovery::{
     holdings::Registry,
     names::{Distribution, Records},
     notice::Messenger,
-    plan::{Driver, Plan, Region},
+    plan::{Driver, Plan, Region, Server},
     secrets::Secrets,
     store::ObjectStore,
 };
@@ -35,6 +35,7 @@ use crate::{
     eks::ManagedNodeGroup,
     kms::Kms,
     rds::{AuroraGlobalReplica, RdsReplica},
+    rds_shelf::RdsShelf,
     rds_snapshots::Snapshots,
     route53::HostedZone,
     s3::Bucket,
@@ -282,17 +283,29 @@ impl Aws {
     /// Snapshots of the server that the plan reads backups from, copied to the tertiary region; `None` for a server that we
     /// run ourselves.
     pub fn snapshots(&self) -> Option<Snapshots> {
+        let [tertiary, source] = self.snapshot_shelves()?;
+        let (plan, credentials) = (&self.plan, self.config.credentials_provider());
+        let instance = &self.snapshotted().0.instance;
+        let tertiary = (tertiary, &plan.regions.tertiary);
+        Some(Snapshots::new(source, tertiary, credentials, instance, &plan.backups.kms_key))
+    }
+
+    /// Where snapshots of that server are: the tertiary region, and the region that they come from.
+    pub fn snapshot_shelves(&self) -> Option<[RdsShelf; 2]> {
+        let (server, region) = self.snapshotted();
+        let shelf = |region: &Region| {
+            RdsShelf::new(aws_sdk_rds::Client::new(&self.config(region)), region.code(), &server.instance)
+        };
+        let is_managed = self.plan.postgresql.driver != Driver::SelfManaged;
+        is_managed.then(|| [shelf(&self.plan.regions.tertiary), shelf(region)])
+    }
+
+    fn snapshotted(&self) -> (&Server, &Region) {
         let (plan, regions) = (&self.plan, &self.plan.regions);
-        let (server, region) = match plan.backups.read_from {
+        match plan.backups.read_from {
             Taken::Primary => (&plan.postgresql.primary, &regions.primary),
             Taken::Standby => (&plan.postgresql.standby, &regions.secondary),
-        };
-        let client = |region| (aws_sdk_rds::Client::new(&self.config(region)), region);
-        (plan.postgresql.driver != Driver::SelfManaged).then(|| {
-            let credentials = self.config.credentials_provider();
-            let (source, tertiary) = (client(region), client(&regions.tertiary));
-            Snapshots::new(source, tertiary, credentials, &server.instance, &plan.backups.kms_key)
-        })
+        }
     }
 
     /// Step Functions of the tertiary region, where the machines are.

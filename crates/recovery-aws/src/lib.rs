@@ -14,6 +14,7 @@ pub mod eks;
 pub mod eks_token;
 pub mod kms;
 pub mod rds;
+pub mod rds_shelf;
 pub mod rds_snapshots;
 pub mod route53;
 pub mod s3;

@@ -797,6 +797,7 @@ mod tests {
             ),
             ("kind = \"closure\"", "kind = 'cluster'", "is planned twice"),
             ("retention_days = 30", "retention_days = 0", "kept for 0 days"),
+            ("proven_to = \"present\"", "proven_to = \"digests\"", "RDS lets nobody read a snapshot"),
             ("recovers = \"kubernetes\"", "recovers = \"kubernets\"", "which is no component; perhaps `kubernetes`"),
             ("name = \"sparc_prod\"", "name = \"sparc_prd\"", "which is no database of the cluster"),
             ("proven_to = \"structure\"", "proven_to = \"structur\"", "unknown variant `structur`"),
