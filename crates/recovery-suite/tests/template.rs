@@ -203,7 +203,10 @@ fn permissions(call: &Call) -> Vec<String> {
         // Backups are read in the version that their manifest names.
         "S3" if matches!(call.operation, "GetObject" | "HeadObject") => {
             let version = (call.function == "checksum-verify").then_some("s3:GetObjectVersion");
-            let more = ["s3:ListBucket", "kms:Decrypt"].into_iter().chain(version).collect::<Vec<_>>();
+            // What S3 says of a lock it says only to who may ask for it.
+            // https://docs.aws.amazon.com/AmazonS3/latest/API/API_HeadObject.html
+            let lock = version.filter(|_| call.operation == "HeadObject").map(|_| "s3:GetObjectRetention");
+            let more = ["s3:ListBucket", "kms:Decrypt"].into_iter().chain(version).chain(lock).collect::<Vec<_>>();
             also("s3:GetObject".to_owned(), &more)
         }
         "S3" if call.operation == "PutObject" => also(own("s3"), &["kms:GenerateDataKey"]),
@@ -223,8 +226,13 @@ fn permissions(call: &Call) -> Vec<String> {
         "ECR" => vec![own("ecr")],
         "KMS" => vec![own("kms")],
         "EKS" => vec![own("eks")],
+        // Tags that are set as something is made are set by another action.
+        // https://docs.aws.amazon.com/service-authorization/latest/reference/list_amazonrds.html
+        "RDS" if call.operation.starts_with("Create") => also(own("rds"), &["rds:AddTagsToResource"]),
         // A copy is encrypted under a key of where it goes.
-        "RDS" if call.operation.starts_with("Copy") => also(own("rds"), &["kms:CreateGrant", "kms:DescribeKey"]),
+        "RDS" if call.operation.starts_with("Copy") => {
+            also(own("rds"), &["rds:AddTagsToResource", "kms:CreateGrant", "kms:DescribeKey"])
+        }
         "RDS" => vec![own("rds")],
         "Route53" => vec![own("route53")],
         "CloudFront" => vec![own("cloudfront")],
