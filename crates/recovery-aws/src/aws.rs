@@ -28,6 +28,7 @@ use recovery::{
 };
 
 use crate::{
+    acm::CertificateManager,
     cloudformation::CloudFormation,
     cloudfront::CloudFrontDistribution,
     ec2::Ec2,
@@ -223,6 +224,12 @@ impl Aws {
     /// The key service of a region.
     pub fn keys(&self, region: &Region) -> Kms {
         Kms::new(aws_sdk_kms::Client::new(&self.config(region)), region.code())
+    }
+
+    /// The certificate manager of a region.
+    pub fn certificates(&self, region: &Region) -> CertificateManager {
+        let service = Service { name: "acm", id: "ACM", protocol: Protocol::Json("CertificateManager") };
+        CertificateManager::new(Signed::new(self.config(region), service))
     }
 
     /// The names of the secrets of a region.

@@ -242,6 +242,13 @@ const DELETE_DB_CLUSTER_SNAPSHOT: Call = Call {
     documentation: documentation!("AmazonRDS/latest/APIReference/API_DeleteDBClusterSnapshot.html"),
     ..DELETE_DB_SNAPSHOT
 };
+const DESCRIBE_CERTIFICATE: Call = Call {
+    service: "ACM",
+    operation: "DescribeCertificate",
+    home: Home::Secondary,
+    documentation: documentation!("acm/latest/APIReference/API_DescribeCertificate.html"),
+    ..DESCRIBE_SECRET
+};
 
 /// What `drctl deploy check` asks; nothing waits for it.
 const DESCRIBE_STACKS: Call = Call {
@@ -412,6 +419,8 @@ pub const CALLS: &[Call] = &[
     Call { home: Home::Secondary, ..DESCRIBE_SECRET },
     Call { function: "backup-trigger", action: Some("take"), ..BATCH_GET_IMAGE },
     Call { function: "backup-trigger", action: Some("take"), blocking: false, ..GET_CALLER_IDENTITY },
+    DESCRIBE_CERTIFICATE,
+    Call { function: "drctl", action: None, ..DESCRIBE_CERTIFICATE },
     Call { function: "drctl", action: None, ..DESCRIBE_KEY },
     Call { function: "drctl", action: None, ..DESCRIBE_SECRET },
     Call { function: "drctl", action: None, home: Home::Secondary, ..DESCRIBE_SECRET },

@@ -4,6 +4,7 @@
 //! environment, and nothing in the path of a failover asks a region that may be the one that was lost. Every call that is
 //! made here stands in the table of [`calls`] with its plane and its home; a test compares the two.
 
+pub mod acm;
 mod aws;
 pub mod calls;
 pub mod cloudformation;

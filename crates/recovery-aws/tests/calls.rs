@@ -48,8 +48,12 @@ const ADAPTERS: [(&str, &str, &str); 14] = [
 ];
 
 /// The files of services whose requests are signed here and not by a client of an SDK.
-const SIGNED: [(&str, &str); 3] =
-    [("cloudformation.rs", "CloudFormation"), ("ec2.rs", "EC2"), ("service_quotas.rs", "ServiceQuotas")];
+const SIGNED: [(&str, &str); 4] = [
+    ("acm.rs", "ACM"),
+    ("cloudformation.rs", "CloudFormation"),
+    ("ec2.rs", "EC2"),
+    ("service_quotas.rs", "ServiceQuotas"),
+];
 
 #[test]
 fn every_call_of_an_adapter_is_in_the_table_and_the_table_holds_no_other() {
@@ -105,7 +109,7 @@ fn clients_are_used_in_the_file_of_their_service_and_nowhere_else() {
 }
 
 /// What a function's wiring mentions, and the service that it reaches by it.
-const REACHES: [(&str, &str); 24] = [
+const REACHES: [(&str, &str); 25] = [
     (".evidence()", "S3"),
     (".evidence_list()", "S3"),
     (".backups()", "S3"),
@@ -116,6 +120,7 @@ const REACHES: [(&str, &str); 24] = [
     ("takers(", "ECR"),
     ("takers(", "STS"),
     ("takers(", "RDS"),
+    ("takers(", "ACM"),
     (".snapshot_shelves()", "RDS"),
     (".switch()", "S3"),
     (".bucket(", "S3"),

@@ -226,6 +226,7 @@ fn permissions(call: &Call) -> Vec<String> {
         "ECR" => vec![own("ecr")],
         "KMS" => vec![own("kms")],
         "EKS" => vec![own("eks")],
+        "ACM" => vec![own("acm")],
         // Tags that are set as something is made are set by another action.
         // https://docs.aws.amazon.com/service-authorization/latest/reference/list_amazonrds.html
         "RDS" if call.operation.starts_with("Create") => also(own("rds"), &["rds:AddTagsToResource"]),
