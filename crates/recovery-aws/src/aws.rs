@@ -31,6 +31,7 @@ use crate::{
     acm::CertificateManager,
     cloudformation::CloudFormation,
     cloudfront::CloudFrontDistribution,
+    cloudwatch::{Rule, RuleMetrics},
     ec2::Ec2,
     ecr::Ecr,
     eks::ManagedNodeGroup,
@@ -209,6 +210,16 @@ impl Aws {
     /// The bucket of their copies, to be looked at.
     pub fn videos_copy(&self) -> Bucket {
         Bucket::new(s3(&self.config(&self.plan.regions.secondary)), &self.plan.buckets.videos_replica)
+    }
+
+    /// What S3 measures of their replication, if the plan names the rule.
+    pub fn videos_metrics(&self) -> Option<RuleMetrics> {
+        let (buckets, regions) = (&self.plan.buckets, &self.plan.regions);
+        let service = Service { name: "monitoring", id: "CloudWatch", protocol: Protocol::Query("2010-08-01") };
+        let client = |region| Signed::new(self.config(region), service);
+        let (source, copy) = (buckets.videos.clone(), buckets.videos_replica.clone());
+        let rule = Rule { source, copy, id: buckets.videos_rule.clone()? };
+        Some(RuleMetrics::new(client(&regions.primary), client(&regions.secondary), rule))
     }
 
     /// The container registry of the secondary region.

@@ -242,6 +242,14 @@ const DELETE_DB_CLUSTER_SNAPSHOT: Call = Call {
     documentation: documentation!("AmazonRDS/latest/APIReference/API_DeleteDBClusterSnapshot.html"),
     ..DELETE_DB_SNAPSHOT
 };
+const GET_METRIC_DATA: Call = Call {
+    service: "CloudWatch",
+    operation: "GetMetricData",
+    home: Home::Secondary,
+    plane: Plane::Data,
+    documentation: documentation!("AmazonCloudWatch/latest/APIReference/API_GetMetricData.html"),
+    ..DESCRIBE_SECRET
+};
 const DESCRIBE_CERTIFICATE: Call = Call {
     service: "ACM",
     operation: "DescribeCertificate",
@@ -409,6 +417,8 @@ pub const CALLS: &[Call] = &[
     Call { function: "backup-trigger", action: Some("take"), home: Home::Secondary, blocking: false, ..HEAD_OBJECT },
     Call { function: "backup-trigger", action: Some("take"), home: Home::Primary, blocking: false, ..GET_OBJECT },
     Call { function: "backup-trigger", action: Some("take"), home: Home::Secondary, blocking: false, ..GET_OBJECT },
+    Call { home: Home::Primary, ..GET_METRIC_DATA },
+    GET_METRIC_DATA,
     Call { home: Home::Primary, ..DESCRIBE_REPOSITORIES },
     Call { home: Home::Primary, ..DESCRIBE_IMAGES },
     DESCRIBE_REPOSITORIES,

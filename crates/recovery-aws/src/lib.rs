@@ -9,6 +9,7 @@ mod aws;
 pub mod calls;
 pub mod cloudformation;
 pub mod cloudfront;
+pub mod cloudwatch;
 pub mod ec2;
 pub mod ecr;
 pub mod eks;

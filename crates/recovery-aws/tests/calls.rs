@@ -48,9 +48,10 @@ const ADAPTERS: [(&str, &str, &str); 14] = [
 ];
 
 /// The files of services whose requests are signed here and not by a client of an SDK.
-const SIGNED: [(&str, &str); 4] = [
+const SIGNED: [(&str, &str); 5] = [
     ("acm.rs", "ACM"),
     ("cloudformation.rs", "CloudFormation"),
+    ("cloudwatch.rs", "CloudWatch"),
     ("ec2.rs", "EC2"),
     ("service_quotas.rs", "ServiceQuotas"),
 ];
@@ -109,7 +110,7 @@ fn clients_are_used_in_the_file_of_their_service_and_nowhere_else() {
 }
 
 /// What a function's wiring mentions, and the service that it reaches by it.
-const REACHES: [(&str, &str); 25] = [
+const REACHES: [(&str, &str); 26] = [
     (".evidence()", "S3"),
     (".evidence_list()", "S3"),
     (".backups()", "S3"),
@@ -121,6 +122,7 @@ const REACHES: [(&str, &str); 25] = [
     ("takers(", "STS"),
     ("takers(", "RDS"),
     ("takers(", "ACM"),
+    ("takers(", "CloudWatch"),
     (".snapshot_shelves()", "RDS"),
     (".switch()", "S3"),
     (".bucket(", "S3"),

@@ -445,6 +445,9 @@ pub struct Buckets {
     pub videos: String,
     /// Its copy.
     pub videos_replica: String,
+    /// Id of the rule that copies it, whose metrics are read where replication time control is on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub videos_rule: Option<String>,
 }
 
 /// Who hears of it, and the links that every message carries.
