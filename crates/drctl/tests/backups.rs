@@ -144,6 +144,8 @@ async fn the_snapshot_of_the_shipped_plan_is_taken_copied_proven_and_found_missi
     let standing = of_kind(&standings, "snapshot");
     assert_eq!(standing["findings"][0]["reason"], "missing", "{standings}");
     assert_eq!(standing["proven_in_time"], false, "{standings}");
-    let told = world.evidence("notices/look-2/backups-unproven.json").await;
-    assert!(told.is_some_and(|told| told.contains("somebody deleted it")), "people were told which one");
+    let lab = &world.platform.lab;
+    let sent = lab.aws.sent(&lab.addresses().aws).await.unwrap();
+    let says = format!("`{backup}`: the snapshot `{id}` is not in {TERTIARY}: somebody deleted it");
+    assert!(sent.iter().any(|sent| sent.message.contains(&says)), "{sent:#?}");
 }
