@@ -4,11 +4,18 @@
 
 mod platform;
 
-use std::process::Output;
+use std::{
+    process::{Output, Stdio},
+    time::{Duration, Instant},
+};
 
 use jiff::{Timestamp, ToSpan};
+use lab::aws::TERTIARY;
 use platform::World;
-use recovery::plan::Approval;
+use recovery::{
+    backup::snapshot_id,
+    plan::{Approval, Driver},
+};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -27,7 +34,11 @@ async fn backups(world: &World) -> (Option<i32>, Value) {
 }
 
 fn logical(standings: &Value) -> &Value {
-    standings.as_array().unwrap().iter().find(|standing| standing["kind"] == "logical").unwrap()
+    of_kind(standings, "logical")
+}
+
+fn of_kind<'a>(standings: &'a Value, kind: &str) -> &'a Value {
+    standings.as_array().unwrap().iter().find(|standing| standing["kind"] == kind).unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -77,4 +88,64 @@ async fn a_backup_is_taken_and_proven_by_its_machines_and_a_bad_one_is_told() {
     let one = world.child(&["backups", &newest]).output().await.unwrap();
     let shown = String::from_utf8_lossy(&one.stdout);
     assert!(shown.contains("receipt") && shown.contains("proven to nothing"), "{shown}");
+}
+
+/// The machine asks once a minute; a person who watches it asks at once.
+async fn hurried(world: &World, folder: &TempDir, event: &Value) -> (Output, usize) {
+    let file = folder.path().join("night.json");
+    std::fs::write(&file, event.to_string()).unwrap();
+    let arguments = ["run", "nightly-backup", "--name", "night", "--event", file.to_str().unwrap()];
+    let mut run = world.child(&arguments);
+    run.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut run = run.spawn().unwrap();
+    let (began, mut retried) = (Instant::now(), 0);
+    while run.try_wait().unwrap().is_none() {
+        assert!(began.elapsed() < Duration::from_secs(240), "the run does not end");
+        let again = ["retry", "night", "TakeBackup", "--by", "ann@sparc.com", "--because", "RDS is done"];
+        retried += usize::from(world.child(&again).output().await.unwrap().status.success());
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    (run.wait_with_output().await.unwrap(), retried)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_snapshot_of_the_shipped_plan_is_taken_copied_proven_and_found_missing_when_somebody_deletes_it() {
+    let world = World::driven_by(Driver::Rds, Approval::Automatic).await;
+    let folder = TempDir::new().unwrap();
+    let due = Timestamp::now() - 1.hour();
+    let (taken, retried) = hurried(&world, &folder, &json!({"due_at": due, "kinds": ["snapshot"]})).await;
+    assert!(taken.status.success(), "{}", String::from_utf8_lossy(&taken.stderr));
+    assert!(retried >= 2, "it was begun, and then copied");
+    let (_, standings) = backups(&world).await;
+    let standing = of_kind(&standings, "snapshot");
+    assert_eq!((&standing["fresh"], &standing["proven_in_time"]), (&json!(true), &json!(false)), "{standings}");
+
+    let look = |name: &'static str| {
+        let event = json!({"at": Timestamp::now(), "kinds": ["snapshot"]});
+        let (world, folder) = (&world, &folder);
+        async move { run(world, folder, "verify-backups", name, &event).await }
+    };
+    let proven = look("look-1").await;
+    assert!(proven.status.success(), "{}", String::from_utf8_lossy(&proven.stderr));
+    let (_, standings) = backups(&world).await;
+    let standing = of_kind(&standings, "snapshot");
+    let rung = &standing["proven"]["verified"]["rung"];
+    assert_eq!((&standing["proven_in_time"], rung), (&json!(true), &json!("present")), "{standings}");
+    let backup = standing["newest"]["backup"].as_str().unwrap();
+
+    let id = snapshot_id(&backup.parse().unwrap());
+    let deleted = [("DBSnapshotIdentifier", id.as_str())];
+    world.platform.lab.aws.query("rds", TERTIARY, "DeleteDBSnapshot", &deleted).await.unwrap();
+    // It was proven a moment ago: the next look is due in half of the time that the plan gives a proof.
+    let event = json!({"at": Timestamp::now() + 48.hours(), "kinds": ["snapshot"]});
+    let missed = run(&world, &folder, "verify-backups", "look-2", &event).await;
+    assert_eq!(missed.status.code(), Some(5), "{}", String::from_utf8_lossy(&missed.stderr));
+    let (_, standings) = backups(&world).await;
+    let standing = of_kind(&standings, "snapshot");
+    assert_eq!(standing["findings"][0]["reason"], "missing", "{standings}");
+    assert_eq!(standing["proven_in_time"], false, "{standings}");
+    let lab = &world.platform.lab;
+    let sent = lab.aws.sent(&lab.addresses().aws).await.unwrap();
+    let says = format!("`{backup}`: the snapshot `{id}` is not in {TERTIARY}: somebody deleted it");
+    assert!(sent.iter().any(|sent| sent.message.contains(&says)), "{sent:#?}");
 }

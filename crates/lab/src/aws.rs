@@ -284,9 +284,20 @@ impl Aws {
         answer.or_refused(service, action)
     }
 
-    /// Writes an object; returns its version where the bucket is versioned.
+    /// Writes an object.
     pub async fn put_object(&self, bucket: &str, key: &str, body: impl Into<reqwest::Body>) -> Result<()> {
-        let answer = self.call("s3", TERTIARY, Method::PUT, &format!("/{bucket}/{key}"), &[], body).await?;
+        self.put_object_with(bucket, key, &[], body).await
+    }
+
+    /// Writes an object with headers: how it is encrypted, locked, stored.
+    pub async fn put_object_with(
+        &self,
+        bucket: &str,
+        key: &str,
+        headers: &[(&str, &str)],
+        body: impl Into<reqwest::Body>,
+    ) -> Result<()> {
+        let answer = self.call("s3", TERTIARY, Method::PUT, &format!("/{bucket}/{key}"), headers, body).await?;
         answer.or_refused("s3", "PutObject").map(drop)
     }
 

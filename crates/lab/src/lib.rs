@@ -7,6 +7,7 @@
 //! - [`load`]: clients that know which commits were promised to them
 //! - [`aws`]: ministack and moto in three regions, seeded as `plans/sparc.toml` describes the platform
 //! - [`rds`]: the RDS API acting on the real servers
+//! - [`backups`]: the pair or the clusters with the account that their backups go to, and nothing else
 //! - [`stack`]: `template.yaml` on that AWS, deployed by SAM with the functions' programs
 //! - [`services`], [`edge`], [`resolvers`]: health checks, Route 53's data plane as far as it answers, and resolvers that
 //!   keep its answers
@@ -26,6 +27,7 @@ mod workloads;
 mod xml;
 
 pub mod aws;
+pub mod backups;
 pub mod cache;
 pub mod edge;
 pub mod faults;

@@ -16,6 +16,10 @@
 //!   <https://docs.aws.amazon.com/AmazonRDS/latest/APIReference/API_FailoverGlobalCluster.html>
 //! - `pending`, `failing-over`, `switching-over`
 //!   <https://docs.aws.amazon.com/AmazonRDS/latest/APIReference/API_FailoverState.html>
+//!
+//! Snapshots, which moto has at once, are in `snapshots`.
+
+mod snapshots;
 
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
@@ -33,6 +37,7 @@ use tokio::task::JoinHandle;
 use crate::aws::{ACCOUNT, Aws, INSTANCE, PRIMARY, REPLICA, SECONDARY, authorization, region_of};
 use crate::error::{Error, Result};
 use crate::postgres::Pair;
+use crate::rds::snapshots::Snapshots;
 use crate::xml;
 
 /// How long states take. On AWS minutes, here parts of a second; the order is what matters.
@@ -44,11 +49,18 @@ pub struct Options {
     pub modifying: Duration,
     /// Restart the server after its promotion, as RDS does.
     pub reboot: bool,
+    /// How long a snapshot is being made, and a copy of one.
+    pub snapshot: Duration,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { linger: Duration::from_millis(150), modifying: Duration::from_millis(250), reboot: true }
+        Self {
+            linger: Duration::from_millis(150),
+            modifying: Duration::from_millis(250),
+            reboot: true,
+            snapshot: Duration::from_millis(200),
+        }
     }
 }
 
@@ -71,6 +83,7 @@ pub struct Rds {
 #[derive(Debug, Clone)]
 struct Layer {
     moto: String,
+    control: String,
     http: reqwest::Client,
     pair: Arc<Pair>,
     options: Options,
@@ -84,6 +97,7 @@ struct Known {
     /// Instances whose replica source is gone.
     standalone: Vec<String>,
     global: Global,
+    snapshots: Snapshots,
     promotions: u32,
     refusals: u32,
 }
@@ -129,7 +143,8 @@ impl Rds {
             .no_proxy()
             .build()
             .map_err(|e| Error::State(format!("no HTTP client for moto: {e}")))?;
-        let layer = Layer { moto: aws.moto_url().to_owned(), http, pair, options, state: Arc::default() };
+        let (moto, control) = (aws.moto_url().to_owned(), aws.control_url().to_owned());
+        let layer = Layer { moto, control, http, pair, options, state: Arc::default() };
         let app = Router::new().fallback(answer).with_state(layer.clone());
         let listener = tokio::spawn(async move {
             let _ = axum::serve(listener, app).await;
@@ -161,6 +176,31 @@ impl Rds {
     /// Ends [`Rds::begin_backup`].
     pub fn end_backup(&self, instance: &str) {
         self.layer.state().status.remove(instance);
+    }
+
+    /// Lets every snapshot and copy stay under way, until [`Rds::finish_snapshots`].
+    pub fn hold_snapshots(&self) {
+        self.layer.state().snapshots.hold(true);
+    }
+
+    /// Ends [`Rds::hold_snapshots`].
+    pub fn finish_snapshots(&self) {
+        self.layer.state().snapshots.hold(false);
+    }
+
+    /// Lets the next snapshot or copy that is begun in a region come to nothing.
+    pub fn fail_next_snapshot(&self, region: &str) {
+        self.layer.state().snapshots.fail_next(region);
+    }
+
+    /// Lets RDS say of a snapshot that it has failed.
+    pub fn spoil_snapshot(&self, arn: &str) {
+        self.layer.state().snapshots.spoil(arn);
+    }
+
+    /// Forgets what was said of a snapshot that was deleted past this layer.
+    pub fn forget_snapshot(&self, arn: &str) {
+        self.layer.state().snapshots.forget(arn);
     }
 
     /// Calls the layer as an SDK would; status and XML.
@@ -197,7 +237,12 @@ async fn answer(State(layer): State<Layer>, method: Method, uri: Uri, headers: H
         "PromoteReadReplica" => layer.promote(&region, &form).await,
         "DescribeGlobalClusters" => layer.describe_global(&form),
         "FailoverGlobalCluster" | "SwitchoverGlobalCluster" => layer.move_writer(action, &form),
-        _ => return layer.forward(method, &uri, &headers, body).await,
+        _ => {
+            if let Err(refusal) = layer.before_snapshots(action, &region, &form).await {
+                return refusal.into_response();
+            }
+            return layer.forward(method, &uri, &headers, body, action).await;
+        }
     };
     match answered {
         Ok(body) => (StatusCode::OK, [("content-type", "text/xml")], body).into_response(),
@@ -213,7 +258,7 @@ impl Layer {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn forward(&self, method: Method, uri: &Uri, headers: &HeaderMap, body: Bytes) -> Response {
+    async fn forward(&self, method: Method, uri: &Uri, headers: &HeaderMap, body: Bytes, action: &str) -> Response {
         let path = uri.path_and_query().map_or("/", |path| path.as_str());
         let mut request = self.http.request(method, format!("{}{path}", self.moto)).body(body);
         for (name, value) in headers {
@@ -228,7 +273,12 @@ impl Layer {
             Ok(answer) => {
                 let status = answer.status();
                 match answer.text().await {
-                    Ok(text) => (status, [("content-type", "text/xml")], self.truth(&text)).into_response(),
+                    Ok(text) => {
+                        if status.is_success() {
+                            self.state().snapshots.note(action, &text, self.options.snapshot);
+                        }
+                        (status, [("content-type", "text/xml")], self.truth(&text)).into_response()
+                    }
                     Err(error) => unavailable(error),
                 }
             }
@@ -238,18 +288,8 @@ impl Layer {
 
     /// moto's answer with what is really so.
     fn truth(&self, xml: &str) -> String {
-        const OPEN: &str = "<DBInstance>";
-        const CLOSE: &str = "</DBInstance>";
-        let mut told = String::with_capacity(xml.len());
-        let mut rest = xml;
-        while let Some(begin) = rest.find(OPEN) {
-            let Some(end) = rest[begin..].find(CLOSE).map(|end| begin + end + CLOSE.len()) else { break };
-            told.push_str(&rest[..begin]);
-            told.push_str(&self.truth_of(&rest[begin..end]));
-            rest = &rest[end..];
-        }
-        told.push_str(rest);
-        told
+        let told = each_element(xml, "DBInstance", |instance| self.truth_of(instance));
+        self.state().snapshots.truth(&told)
     }
 
     fn truth_of(&self, instance: &str) -> String {
@@ -482,6 +522,21 @@ impl Layer {
         known.global.moving = None;
         known.global.status = "available";
     }
+}
+
+/// XML with every element of a name replaced by what is really so.
+fn each_element(xml: &str, name: &str, truth: impl Fn(&str) -> String) -> String {
+    let (open, close) = (format!("<{name}>"), format!("</{name}>"));
+    let mut told = String::with_capacity(xml.len());
+    let mut rest = xml;
+    while let Some(begin) = rest.find(&open) {
+        let Some(end) = rest[begin..].find(&close).map(|end| begin + end + close.len()) else { break };
+        told.push_str(&rest[..begin]);
+        told.push_str(&truth(&rest[begin..end]));
+        rest = &rest[end..];
+    }
+    told.push_str(rest);
+    told
 }
 
 fn form(action: &str, parameters: &[(&str, &str)]) -> String {

@@ -32,7 +32,7 @@ fn text(xml: &str, name: &str) -> Option<String> {
 #[tokio::test]
 async fn promoting_the_replica_promotes_the_standby_and_takes_its_time() {
     // Long enough to be seen on a machine that is busy with other tests.
-    let slow = Options { linger: Duration::from_secs(2), modifying: Duration::from_secs(2), reboot: true };
+    let slow = Options { linger: Duration::from_secs(2), modifying: Duration::from_secs(2), ..Options::default() };
     let (aws, pair, rds) = world_where(slow).await;
     assert_eq!(aws.endpoint("RDS"), rds.url());
     let describe = async || rds.query(SECONDARY, "DescribeDBInstances", &ID).await.unwrap().1;

@@ -22,19 +22,22 @@ use recovery::{
     holdings::Registry,
     names::{Distribution, Records},
     notice::Messenger,
-    plan::{Driver, Plan, Region},
+    plan::{Driver, Plan, Region, Server},
     secrets::Secrets,
     store::ObjectStore,
 };
 
 use crate::{
+    acm::CertificateManager,
     cloudformation::CloudFormation,
     cloudfront::CloudFrontDistribution,
+    cloudwatch::{Rule, RuleMetrics},
     ec2::Ec2,
     ecr::Ecr,
     eks::ManagedNodeGroup,
     kms::Kms,
     rds::{AuroraGlobalReplica, RdsReplica},
+    rds_shelf::RdsShelf,
     rds_snapshots::Snapshots,
     route53::HostedZone,
     s3::Bucket,
@@ -209,6 +212,16 @@ impl Aws {
         Bucket::new(s3(&self.config(&self.plan.regions.secondary)), &self.plan.buckets.videos_replica)
     }
 
+    /// What S3 measures of their replication, if the plan names the rule.
+    pub fn videos_metrics(&self) -> Option<RuleMetrics> {
+        let (buckets, regions) = (&self.plan.buckets, &self.plan.regions);
+        let service = Service { name: "monitoring", id: "CloudWatch", protocol: Protocol::Query("2010-08-01") };
+        let client = |region| Signed::new(self.config(region), service);
+        let (source, copy) = (buckets.videos.clone(), buckets.videos_replica.clone());
+        let rule = Rule { source, copy, id: buckets.videos_rule.clone()? };
+        Some(RuleMetrics::new(client(&regions.primary), client(&regions.secondary), rule))
+    }
+
     /// The container registry of the secondary region.
     pub fn registry(&self) -> Arc<dyn Registry> {
         Arc::new(self.registry_of(&self.plan.regions.secondary))
@@ -222,6 +235,12 @@ impl Aws {
     /// The key service of a region.
     pub fn keys(&self, region: &Region) -> Kms {
         Kms::new(aws_sdk_kms::Client::new(&self.config(region)), region.code())
+    }
+
+    /// The certificate manager of a region.
+    pub fn certificates(&self, region: &Region) -> CertificateManager {
+        let service = Service { name: "acm", id: "ACM", protocol: Protocol::Json("CertificateManager") };
+        CertificateManager::new(Signed::new(self.config(region), service))
     }
 
     /// The names of the secrets of a region.
@@ -282,17 +301,29 @@ impl Aws {
     /// Snapshots of the server that the plan reads backups from, copied to the tertiary region; `None` for a server that we
     /// run ourselves.
     pub fn snapshots(&self) -> Option<Snapshots> {
+        let [tertiary, source] = self.snapshot_shelves()?;
+        let (plan, credentials) = (&self.plan, self.config.credentials_provider());
+        let instance = &self.snapshotted().0.instance;
+        let tertiary = (tertiary, &plan.regions.tertiary);
+        Some(Snapshots::new(source, tertiary, credentials, instance, &plan.backups.kms_key))
+    }
+
+    /// Where snapshots of that server are: the tertiary region, and the region that they come from.
+    pub fn snapshot_shelves(&self) -> Option<[RdsShelf; 2]> {
+        let (server, region) = self.snapshotted();
+        let shelf = |region: &Region| {
+            RdsShelf::new(aws_sdk_rds::Client::new(&self.config(region)), region.code(), &server.instance)
+        };
+        let is_managed = self.plan.postgresql.driver != Driver::SelfManaged;
+        is_managed.then(|| [shelf(&self.plan.regions.tertiary), shelf(region)])
+    }
+
+    fn snapshotted(&self) -> (&Server, &Region) {
         let (plan, regions) = (&self.plan, &self.plan.regions);
-        let (server, region) = match plan.backups.read_from {
+        match plan.backups.read_from {
             Taken::Primary => (&plan.postgresql.primary, &regions.primary),
             Taken::Standby => (&plan.postgresql.standby, &regions.secondary),
-        };
-        let client = |region| (aws_sdk_rds::Client::new(&self.config(region)), region);
-        (plan.postgresql.driver != Driver::SelfManaged).then(|| {
-            let credentials = self.config.credentials_provider();
-            let (source, tertiary) = (client(region), client(&regions.tertiary));
-            Snapshots::new(source, tertiary, credentials, &server.instance, &plan.backups.kms_key)
-        })
+        }
     }
 
     /// Step Functions of the tertiary region, where the machines are.

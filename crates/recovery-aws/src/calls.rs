@@ -216,6 +216,48 @@ const TAKE_SNAPSHOT: Call = Call {
     documentation: "",
 };
 
+/// What is known of snapshots is asked where they are copied to.
+const DESCRIBE_DB_SNAPSHOTS: Call = Call {
+    operation: "DescribeDBSnapshots",
+    function: "checksum-verify",
+    action: Some("conclude"),
+    home: Home::Tertiary,
+    documentation: documentation!("AmazonRDS/latest/APIReference/API_DescribeDBSnapshots.html"),
+    ..TAKE_SNAPSHOT
+};
+const DESCRIBE_DB_CLUSTER_SNAPSHOTS: Call = Call {
+    operation: "DescribeDBClusterSnapshots",
+    documentation: documentation!("AmazonRDS/latest/APIReference/API_DescribeDBClusterSnapshots.html"),
+    ..DESCRIBE_DB_SNAPSHOTS
+};
+/// What is not deleted today is deleted tomorrow.
+const DELETE_DB_SNAPSHOT: Call = Call {
+    operation: "DeleteDBSnapshot",
+    action: Some("retain"),
+    documentation: documentation!("AmazonRDS/latest/APIReference/API_DeleteDBSnapshot.html"),
+    ..DESCRIBE_DB_SNAPSHOTS
+};
+const DELETE_DB_CLUSTER_SNAPSHOT: Call = Call {
+    operation: "DeleteDBClusterSnapshot",
+    documentation: documentation!("AmazonRDS/latest/APIReference/API_DeleteDBClusterSnapshot.html"),
+    ..DELETE_DB_SNAPSHOT
+};
+const GET_METRIC_DATA: Call = Call {
+    service: "CloudWatch",
+    operation: "GetMetricData",
+    home: Home::Secondary,
+    plane: Plane::Data,
+    documentation: documentation!("AmazonCloudWatch/latest/APIReference/API_GetMetricData.html"),
+    ..DESCRIBE_SECRET
+};
+const DESCRIBE_CERTIFICATE: Call = Call {
+    service: "ACM",
+    operation: "DescribeCertificate",
+    home: Home::Secondary,
+    documentation: documentation!("acm/latest/APIReference/API_DescribeCertificate.html"),
+    ..DESCRIBE_SECRET
+};
+
 /// What `drctl deploy check` asks; nothing waits for it.
 const DESCRIBE_STACKS: Call = Call {
     service: "CloudFormation",
@@ -375,6 +417,8 @@ pub const CALLS: &[Call] = &[
     Call { function: "backup-trigger", action: Some("take"), home: Home::Secondary, blocking: false, ..HEAD_OBJECT },
     Call { function: "backup-trigger", action: Some("take"), home: Home::Primary, blocking: false, ..GET_OBJECT },
     Call { function: "backup-trigger", action: Some("take"), home: Home::Secondary, blocking: false, ..GET_OBJECT },
+    Call { home: Home::Primary, ..GET_METRIC_DATA },
+    GET_METRIC_DATA,
     Call { home: Home::Primary, ..DESCRIBE_REPOSITORIES },
     Call { home: Home::Primary, ..DESCRIBE_IMAGES },
     DESCRIBE_REPOSITORIES,
@@ -385,6 +429,8 @@ pub const CALLS: &[Call] = &[
     Call { home: Home::Secondary, ..DESCRIBE_SECRET },
     Call { function: "backup-trigger", action: Some("take"), ..BATCH_GET_IMAGE },
     Call { function: "backup-trigger", action: Some("take"), blocking: false, ..GET_CALLER_IDENTITY },
+    DESCRIBE_CERTIFICATE,
+    Call { function: "drctl", action: None, ..DESCRIBE_CERTIFICATE },
     Call { function: "drctl", action: None, ..DESCRIBE_KEY },
     Call { function: "drctl", action: None, ..DESCRIBE_SECRET },
     Call { function: "drctl", action: None, home: Home::Secondary, ..DESCRIBE_SECRET },
@@ -421,6 +467,17 @@ pub const CALLS: &[Call] = &[
         documentation: documentation!("AmazonRDS/latest/APIReference/API_CopyDBClusterSnapshot.html"),
         ..TAKE_SNAPSHOT
     },
+    // The request to copy holds another one, signed for the region that the snapshot comes from.
+    Call {
+        operation: "CopyDBSnapshot",
+        documentation: documentation!("AmazonRDS/latest/APIReference/API_CopyDBSnapshot.html"),
+        ..TAKE_SNAPSHOT
+    },
+    Call {
+        operation: "CopyDBClusterSnapshot",
+        documentation: documentation!("AmazonRDS/latest/APIReference/API_CopyDBClusterSnapshot.html"),
+        ..TAKE_SNAPSHOT
+    },
     // The copy is looked at where it is, too.
     Call {
         operation: "DescribeDBSnapshots",
@@ -434,6 +491,27 @@ pub const CALLS: &[Call] = &[
         documentation: documentation!("AmazonRDS/latest/APIReference/API_DescribeDBClusterSnapshots.html"),
         ..TAKE_SNAPSHOT
     },
+    // Backups that are snapshots are asked for where they are, and deleted there and where they came from.
+    DESCRIBE_DB_SNAPSHOTS,
+    DESCRIBE_DB_CLUSTER_SNAPSHOTS,
+    Call {
+        operation: "DescribeDBSnapshotAttributes",
+        documentation: documentation!("AmazonRDS/latest/APIReference/API_DescribeDBSnapshotAttributes.html"),
+        ..DESCRIBE_DB_SNAPSHOTS
+    },
+    Call {
+        operation: "DescribeDBClusterSnapshotAttributes",
+        documentation: documentation!("AmazonRDS/latest/APIReference/API_DescribeDBClusterSnapshotAttributes.html"),
+        ..DESCRIBE_DB_SNAPSHOTS
+    },
+    Call { action: Some("retain"), ..DESCRIBE_DB_SNAPSHOTS },
+    Call { action: Some("retain"), ..DESCRIBE_DB_CLUSTER_SNAPSHOTS },
+    Call { action: Some("retain"), home: Home::Secondary, ..DESCRIBE_DB_SNAPSHOTS },
+    Call { action: Some("retain"), home: Home::Secondary, ..DESCRIBE_DB_CLUSTER_SNAPSHOTS },
+    DELETE_DB_SNAPSHOT,
+    DELETE_DB_CLUSTER_SNAPSHOT,
+    Call { home: Home::Secondary, ..DELETE_DB_SNAPSHOT },
+    Call { home: Home::Secondary, ..DELETE_DB_CLUSTER_SNAPSHOT },
     Call { function: "drctl", blocking: false, ..GET_OBJECT },
     Call { function: "drctl", blocking: false, ..PUT_OBJECT },
     Call { function: "drctl", blocking: false, ..DELETE_OBJECT },

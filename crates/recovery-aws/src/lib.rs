@@ -4,16 +4,19 @@
 //! environment, and nothing in the path of a failover asks a region that may be the one that was lost. Every call that is
 //! made here stands in the table of [`calls`] with its plane and its home; a test compares the two.
 
+pub mod acm;
 mod aws;
 pub mod calls;
 pub mod cloudformation;
 pub mod cloudfront;
+pub mod cloudwatch;
 pub mod ec2;
 pub mod ecr;
 pub mod eks;
 pub mod eks_token;
 pub mod kms;
 pub mod rds;
+pub mod rds_shelf;
 pub mod rds_snapshots;
 pub mod route53;
 pub mod s3;

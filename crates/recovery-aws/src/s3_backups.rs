@@ -5,12 +5,12 @@ use std::{collections::BTreeMap, ops::Range};
 use async_trait::async_trait;
 use aws_sdk_s3::{
     primitives::ByteStream,
-    types::{ChecksumMode, StorageClass as S3Class, Tag, Tagging},
+    types::{ChecksumMode, ObjectLockMode, StorageClass as S3Class, Tag, Tagging},
 };
 use bytes::{Buf, Bytes};
 use jiff::Timestamp;
 use recovery::{
-    backup::{BackupStorage, ObjectBody, ObjectSummary, ObjectVersion, Page},
+    backup::{BackupStorage, Lock, ObjectBody, ObjectSummary, ObjectVersion, Page},
     plan::StorageClass,
     store::StoreError,
 };
@@ -54,6 +54,7 @@ impl BackupStorage for Bucket {
             // S3 leaves it out where it is the standard one.
             storage_class: class.map_or(Some(StorageClass::Standard), storage_class),
             kms_key: seen.ssekms_key_id.clone(),
+            lock: seen.object_lock_mode().map_or(Lock::Off, lock),
             retain_until: seen.object_lock_retain_until_date().and_then(timestamp),
             archived: archived || seen.archive_status().is_some(),
         }))
@@ -202,6 +203,14 @@ fn is_brought_back(restore: Option<&str>) -> bool {
 
 fn timestamp(at: &aws_sdk_s3::primitives::DateTime) -> Option<Timestamp> {
     Timestamp::from_second(at.secs()).ok()
+}
+
+/// A mode that is not known here is taken for the one that can be lifted.
+fn lock(mode: &ObjectLockMode) -> Lock {
+    match mode {
+        ObjectLockMode::Compliance => Lock::Compliance,
+        _ => Lock::Governance,
+    }
 }
 
 fn storage_class(class: &S3Class) -> Option<StorageClass> {

@@ -20,6 +20,26 @@ use recovery::{
 
 use crate::{s3::Bucket, trouble::Trouble};
 
+/// Lays on a request how its object is kept. What makes an object takes these words whether it makes it at once or of parts,
+/// and the SDK has no trait for that.
+macro_rules! kept {
+    ($request:expr, $keeping:expr) => {{
+        let keeping: &Keeping = $keeping;
+        let has_key = keeping.kms_key.is_some();
+        let mode = lock_mode(keeping.lock);
+        let until = mode.is_some().then(|| DateTime::from_secs(keeping.retain_until.as_second()));
+        $request
+            .storage_class(storage_class(keeping.storage_class))
+            .set_tagging(tagging(&keeping.tags))
+            .set_ssekms_key_id(keeping.kms_key.clone())
+            .set_server_side_encryption(has_key.then_some(ServerSideEncryption::AwsKms))
+            // A bucket key spares KMS a call for each object of a backup.
+            .set_bucket_key_enabled(has_key.then_some(true))
+            .set_object_lock_mode(mode)
+            .set_object_lock_retain_until_date(until)
+    }};
+}
+
 #[async_trait]
 impl PartStore for Bucket {
     fn bucket(&self) -> &str {
@@ -34,6 +54,22 @@ impl PartStore for Bucket {
         Ok(newest.and_then(|upload| upload.upload_id().map(str::to_owned)))
     }
 
+    async fn unfinished_below(&self, prefix: &str) -> Result<Vec<(String, String)>, StoreError> {
+        let (mut found, mut key_marker, mut upload_marker) = (Vec::new(), None, None);
+        loop {
+            let request = self.client.list_multipart_uploads().bucket(&self.name).prefix(prefix);
+            let request = request.set_key_marker(key_marker).set_upload_id_marker(upload_marker);
+            let answer = request.send().await.map_err(|error| self.error(prefix, Trouble::from(error)))?;
+            let uploads = answer.uploads().iter();
+            found.extend(uploads.filter_map(|one| Some((one.key()?.to_owned(), one.upload_id()?.to_owned()))));
+            key_marker = answer.next_key_marker().map(str::to_owned);
+            upload_marker = answer.next_upload_id_marker().map(str::to_owned);
+            if !answer.is_truncated().unwrap_or_default() || key_marker.is_none() {
+                return Ok(found);
+            }
+        }
+    }
+
     async fn begin(&self, key: &str, keeping: &Keeping) -> Result<String, StoreError> {
         let request = self
             .client
@@ -42,21 +78,8 @@ impl PartStore for Bucket {
             .key(key)
             .content_type("application/octet-stream")
             .checksum_algorithm(ChecksumAlgorithm::Crc64Nvme)
-            .checksum_type(ChecksumType::FullObject)
-            .storage_class(storage_class(keeping.storage_class))
-            .set_tagging(tagging(&keeping.tags))
-            .set_ssekms_key_id(keeping.kms_key.clone());
-        let request = match keeping.kms_key {
-            // A bucket key spares KMS a call for each object of a backup.
-            Some(_) => request.server_side_encryption(ServerSideEncryption::AwsKms).bucket_key_enabled(true),
-            None => request,
-        };
-        let request = match lock_mode(keeping.lock) {
-            Some(mode) => request
-                .object_lock_mode(mode)
-                .object_lock_retain_until_date(DateTime::from_secs(keeping.retain_until.as_second())),
-            None => request,
-        };
+            .checksum_type(ChecksumType::FullObject);
+        let request = kept!(request, keeping);
         let answer = request.send().await.map_err(|error| self.error(key, Trouble::from(error)))?;
         let upload = answer.upload_id().map(str::to_owned);
         upload.ok_or_else(|| self.error(key, Trouble::unexpected("CreateMultipartUpload gave no upload id")))
@@ -211,20 +234,8 @@ impl WalArchive for Bucket {
             .if_none_match("*")
             .content_type("application/zstd")
             .checksum_crc64_nvme(crc64nvme)
-            .storage_class(storage_class(keeping.storage_class))
-            .set_tagging(tagging(&keeping.tags))
-            .set_ssekms_key_id(keeping.kms_key.clone())
             .body(ByteStream::new(SdkBody::from(bytes)));
-        let request = match keeping.kms_key {
-            Some(_) => request.server_side_encryption(ServerSideEncryption::AwsKms).bucket_key_enabled(true),
-            None => request,
-        };
-        let request = match lock_mode(keeping.lock) {
-            Some(mode) => request
-                .object_lock_mode(mode)
-                .object_lock_retain_until_date(DateTime::from_secs(keeping.retain_until.as_second())),
-            None => request,
-        };
+        let request = kept!(request, keeping);
         match request.send().await {
             Ok(_) => Ok(true),
             Err(error) => match self.error(key, Trouble::from(error)) {

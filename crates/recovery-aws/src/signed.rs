@@ -87,16 +87,25 @@ impl Signed {
         Signed { config, service, region, endpoint: endpoint.trim_end_matches('/').to_owned() }
     }
 
+    /// The region that it is asked in.
+    pub(crate) fn region(&self) -> &str {
+        &self.region
+    }
+
     /// Asks in the query protocol.
     ///
     /// # Errors
     /// The service's.
     pub(crate) async fn call(&self, operation: &str, parameters: &[(String, String)]) -> Result<String, Trouble> {
         let Protocol::Query(version) = self.service.protocol else { return Err(self.speaks_otherwise()) };
-        let mut form = Serializer::new(String::new());
-        form.append_pair("Action", operation).append_pair("Version", version).extend_pairs(parameters);
+        // Gone before the call is awaited, since the form cannot be sent between threads.
+        let body = {
+            let mut form = Serializer::new(String::new());
+            form.append_pair("Action", operation).append_pair("Version", version).extend_pairs(parameters);
+            form.finish()
+        };
         let headers = vec![("content-type".to_owned(), "application/x-www-form-urlencoded".to_owned())];
-        self.send(operation, Prepared { headers, body: form.finish() }).await
+        self.send(operation, Prepared { headers, body }).await
     }
 
     /// Asks in JSON.

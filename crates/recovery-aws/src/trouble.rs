@@ -144,6 +144,8 @@ fn kind(code: Option<&str>, status: u16) -> Kind {
         | "InvalidClientTokenId"
         | "KMSAccessDenied"
         | "KMSAccessDeniedException"
+        // RDS, of a key that is disabled, of another region, or not there.
+        | "KMSKeyNotAccessibleFault"
         | "NotAuthorized"
         | "OptInRequired"
         | "SignatureDoesNotMatch"
@@ -181,6 +183,10 @@ mod tests {
             (Some("AccessDenied"), 403, Kind::Denied),
             (Some("UnrecognizedClientException"), 400, Kind::Denied),
             (None, 403, Kind::Denied),
+            (Some("KMSKeyNotAccessibleFault"), 400, Kind::Denied),
+            (Some("SnapshotQuotaExceeded"), 400, Kind::Limit),
+            (Some("InvalidDBSnapshotState"), 400, Kind::Busy),
+            (Some("InvalidDBClusterSnapshotStateFault"), 400, Kind::Busy),
             (Some("NoSuchKey"), 404, Kind::Missing),
             (Some("DBInstanceNotFound"), 404, Kind::Missing),
             (Some("ResourceNotFoundException"), 400, Kind::Missing),

@@ -36,7 +36,7 @@ const ADAPTERS: [(&str, &str, &str); 14] = [
     ("eks.rs", "EKS", "aws_sdk_eks"),
     ("kms.rs", "KMS", "aws_sdk_kms"),
     ("rds.rs", "RDS", "aws_sdk_rds"),
-    ("rds_snapshots.rs", "RDS", "aws_sdk_rds"),
+    ("rds_shelf.rs", "RDS", "aws_sdk_rds"),
     ("route53.rs", "Route53", "aws_sdk_route53"),
     ("s3.rs", "S3", "aws_sdk_s3"),
     ("s3_backups.rs", "S3", "aws_sdk_s3"),
@@ -48,8 +48,13 @@ const ADAPTERS: [(&str, &str, &str); 14] = [
 ];
 
 /// The files of services whose requests are signed here and not by a client of an SDK.
-const SIGNED: [(&str, &str); 3] =
-    [("cloudformation.rs", "CloudFormation"), ("ec2.rs", "EC2"), ("service_quotas.rs", "ServiceQuotas")];
+const SIGNED: [(&str, &str); 5] = [
+    ("acm.rs", "ACM"),
+    ("cloudformation.rs", "CloudFormation"),
+    ("cloudwatch.rs", "CloudWatch"),
+    ("ec2.rs", "EC2"),
+    ("service_quotas.rs", "ServiceQuotas"),
+];
 
 #[test]
 fn every_call_of_an_adapter_is_in_the_table_and_the_table_holds_no_other() {
@@ -105,7 +110,7 @@ fn clients_are_used_in_the_file_of_their_service_and_nowhere_else() {
 }
 
 /// What a function's wiring mentions, and the service that it reaches by it.
-const REACHES: [(&str, &str); 23] = [
+const REACHES: [(&str, &str); 26] = [
     (".evidence()", "S3"),
     (".evidence_list()", "S3"),
     (".backups()", "S3"),
@@ -116,6 +121,9 @@ const REACHES: [(&str, &str); 23] = [
     ("takers(", "ECR"),
     ("takers(", "STS"),
     ("takers(", "RDS"),
+    ("takers(", "ACM"),
+    ("takers(", "CloudWatch"),
+    (".snapshot_shelves()", "RDS"),
     (".switch()", "S3"),
     (".bucket(", "S3"),
     (".objects()", "S3"),

@@ -10,7 +10,7 @@ use lab::{
     rds::{GLOBAL_CLUSTER, Options, Rds, cluster_arn},
 };
 use recovery::{
-    closure::{KeyShelf, SecretShelf},
+    closure::{CertificateShelf, KeyShelf, SecretShelf},
     cluster::{NodeGroup, NodeGroupSize},
     database::{DatabaseError, Manner, Replica, ReplicaRole},
     envelope::{DataKeys, KeyContext},
@@ -326,4 +326,18 @@ async fn an_aws_that_is_away_is_a_passing_trouble() {
     assert_eq!(away.fault(), Fault::Transient, "{away:?}");
     let away = aws.replica().unwrap().role().await.unwrap_err();
     assert_eq!(away.fault(), Fault::Transient, "{away:?}");
+}
+
+#[tokio::test]
+async fn a_certificate_is_described_in_its_own_region_and_in_no_other() {
+    let (emulated, _, plan, aws) = account().await;
+    let asked = serde_json::json!({ "DomainName": "api.sparc.com" });
+    let made = emulated.json("acm", SECONDARY, "CertificateManager.RequestCertificate", asked).await.unwrap();
+    let arn = made["CertificateArn"].as_str().unwrap();
+    let there = aws.certificates(&plan.regions.secondary);
+    let found = there.certificate(arn).await.unwrap().unwrap();
+    let year = jiff::SignedDuration::from_hours(364 * 24);
+    assert!(found.status == "ISSUED" && found.ends_at.unwrap() > jiff::Timestamp::now() + year, "{found:?}");
+    assert_eq!(there.certificate(&arn.replace("certificate/", "certificate/0")).await.unwrap(), None);
+    assert_eq!(aws.certificates(&plan.regions.tertiary).certificate(arn).await.unwrap(), None);
 }

@@ -24,6 +24,7 @@ pub async fn closure(settings: &Settings, aws: &Aws, secondary: &Cluster, now: T
         registry: &*registry,
         secrets: &secrets.each_ref().map(|shelf| shelf as &dyn SecretShelf),
         keys: &keys.each_ref().map(|shelf| shelf as &dyn KeyShelf),
+        certificates: &aws.certificates(&regions.secondary),
         cluster: secondary,
         files: &certificate_files(settings),
     };

@@ -15,6 +15,7 @@ use recovery::{
     backup::{Content, Kind, Tool},
     fault::Failure,
     plan::{Mechanism, Plan},
+    replication::ReplicationMeter,
 };
 use recovery_aws::Aws;
 use recovery_datapath::{Produced, Sink, TakeError, Taker};
@@ -62,7 +63,8 @@ fn taker(kind: Kind, settings: &Settings, aws: &Aws) -> Result<Option<Box<dyn Ta
             copy: Arc::new(aws.videos_copy()),
             markers: [aws.objects(), aws.objects_copy()],
             evidence: aws.evidence(),
-            within: objects_within(plan),
+            meter: meter(plan, aws),
+            within: if has_time_control(plan) { WITH_TIME_CONTROL } else { WITHOUT },
         })),
         Kind::Registry => Some(Box::new(RegistryTaker {
             source: Arc::new(aws.registry_of(primary)),
@@ -78,12 +80,15 @@ fn taker(kind: Kind, settings: &Settings, aws: &Aws) -> Result<Option<Box<dyn Ta
     })
 }
 
-fn objects_within(plan: &Plan) -> Duration {
-    let controlled = plan
-        .components
-        .iter()
-        .any(|component| matches!(component.mechanism, Mechanism::CrossRegionReplication { time_control: true }));
-    if controlled { WITH_TIME_CONTROL } else { WITHOUT }
+/// S3 measures only what it promises something for.
+fn meter(plan: &Plan, aws: &Aws) -> Option<Arc<dyn ReplicationMeter>> {
+    let metrics = aws.videos_metrics().filter(|_| has_time_control(plan))?;
+    Some(Arc::new(metrics))
+}
+
+fn has_time_control(plan: &Plan) -> bool {
+    let has = |mechanism: &Mechanism| matches!(mechanism, Mechanism::CrossRegionReplication { time_control: true });
+    plan.components.iter().any(|component| has(&component.mechanism))
 }
 
 fn registry_lag(plan: &Plan) -> Duration {

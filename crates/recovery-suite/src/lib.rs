@@ -13,7 +13,7 @@ use asl::{TaskCall, TaskHandler, TaskOutcome};
 use async_trait::async_trait;
 use jiff::Timestamp;
 use recovery::{
-    backup::Catalogue,
+    backup::{Catalogue, SnapshotShelf},
     closure::Closure,
     cluster::NodeGroup,
     database::{DatabaseError, ReplicaRole},
@@ -214,7 +214,11 @@ impl Suite {
                     let (backups, wal) = (suite.aws.backups(), suite.aws.wal_archive());
                     let (list, evidence) = (suite.aws.evidence_list(), suite.aws.evidence());
                     let catalogue = Catalogue { list: &*list, evidence: &*evidence };
-                    let world = checksum_verify::World { backups: &*backups, wal: &*wal, catalogue };
+                    let shelves = suite.aws.snapshot_shelves();
+                    let snapshots: Vec<&dyn SnapshotShelf> =
+                        shelves.iter().flatten().map(|shelf| shelf as &dyn SnapshotShelf).collect();
+                    let world =
+                        checksum_verify::World { backups: &*backups, wal: &*wal, catalogue, snapshots: &snapshots };
                     checksum_verify::checksum_verify(&request, &suite.settings.plan, &world, Timestamp::now()).await
                 };
                 answer("checksum-verify", suite, handle, payload).await

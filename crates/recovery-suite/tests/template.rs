@@ -203,7 +203,10 @@ fn permissions(call: &Call) -> Vec<String> {
         // Backups are read in the version that their manifest names.
         "S3" if matches!(call.operation, "GetObject" | "HeadObject") => {
             let version = (call.function == "checksum-verify").then_some("s3:GetObjectVersion");
-            let more = ["s3:ListBucket", "kms:Decrypt"].into_iter().chain(version).collect::<Vec<_>>();
+            // What S3 says of a lock it says only to who may ask for it.
+            // https://docs.aws.amazon.com/AmazonS3/latest/API/API_HeadObject.html
+            let lock = version.filter(|_| call.operation == "HeadObject").map(|_| "s3:GetObjectRetention");
+            let more = ["s3:ListBucket", "kms:Decrypt"].into_iter().chain(version).chain(lock).collect::<Vec<_>>();
             also("s3:GetObject".to_owned(), &more)
         }
         "S3" if call.operation == "PutObject" => also(own("s3"), &["kms:GenerateDataKey"]),
@@ -223,8 +226,15 @@ fn permissions(call: &Call) -> Vec<String> {
         "ECR" => vec![own("ecr")],
         "KMS" => vec![own("kms")],
         "EKS" => vec![own("eks")],
+        "ACM" => vec![own("acm")],
+        "CloudWatch" => vec![own("cloudwatch")],
+        // Tags that are set as something is made are set by another action.
+        // https://docs.aws.amazon.com/service-authorization/latest/reference/list_amazonrds.html
+        "RDS" if call.operation.starts_with("Create") => also(own("rds"), &["rds:AddTagsToResource"]),
         // A copy is encrypted under a key of where it goes.
-        "RDS" if call.operation.starts_with("Copy") => also(own("rds"), &["kms:CreateGrant", "kms:DescribeKey"]),
+        "RDS" if call.operation.starts_with("Copy") => {
+            also(own("rds"), &["rds:AddTagsToResource", "kms:CreateGrant", "kms:DescribeKey"])
+        }
         "RDS" => vec![own("rds")],
         "Route53" => vec![own("route53")],
         "CloudFront" => vec![own("cloudfront")],
@@ -260,7 +270,8 @@ fn roles_reach_other_regions_only_where_the_table_of_calls_does() {
             for action in actions(statement) {
                 let makes = |call: &&Call| call.function == function && permissions(call).contains(&action);
                 let homes: Vec<Home> = CALLS.iter().filter(makes).map(|call| call.home).collect();
-                let resource = statement["Resource"].to_string();
+                // What names no resource may be bound to regions all the same.
+                let resource = format!("{}{}", statement["Resource"], statement["Condition"]);
                 let global = action.starts_with("route53:") || action.starts_with("cloudfront:");
                 // An Aurora global cluster has no region in its ARN, its member has.
                 let (primary, secondary) = (resource.contains("PrimaryRegion"), resource.contains("SecondaryRegion"));
@@ -282,8 +293,8 @@ fn roles_reach_other_regions_only_where_the_table_of_calls_does() {
 
 #[test]
 fn nothing_is_allowed_on_everything_where_a_resource_can_be_named() {
-    // What names no resources, says AWS: X-Ray, and the deliveries of logs.
-    let unnamed = |action: &str| action.starts_with("xray:") || action.starts_with("logs:");
+    // What names no resources, says AWS: X-Ray, the deliveries of logs, and metrics.
+    let unnamed = |action: &str| ["xray:", "logs:", "cloudwatch:"].iter().any(|service| action.starts_with(service));
     let template = template("template.yaml");
     let mut policies = Vec::new();
     for role in of_type(&template, "AWS::IAM::Role").into_values() {

@@ -11,6 +11,7 @@ mod parts;
 mod policy;
 mod proof;
 mod request;
+mod snapshots;
 mod storage;
 mod wal;
 
@@ -30,6 +31,7 @@ pub use parts::{Keeping, PartStore, Written};
 pub use policy::{Backups, DatabaseBackup, JobSettings, Lock, Policy, Taken};
 pub use proof::{ArtifactProof, Counts, Finding, Proof, Reason, Rung, Unproven, VerifiedBackup};
 pub use request::{BackupTriggerRequest, ChecksumVerifyRequest, Due, DueBackup, Outcome, Place};
+pub use snapshots::{SNAPSHOT_PREFIX, SNAPSHOT_TAG, Snapshot, SnapshotError, SnapshotShelf, snapshot_id};
 pub use storage::{BackupStorage, ObjectBody, ObjectSummary, ObjectVersion, Page};
 pub use wal::{WalArchive, wal_key};
 

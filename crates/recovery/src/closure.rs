@@ -150,6 +150,33 @@ pub trait KeyShelf: Send + Sync {
     async fn state(&self, key: &str) -> Result<Option<String>, KeyError>;
 }
 
+/// A certificate as the certificate manager describes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ManagedCertificate {
+    /// `ISSUED`, `PENDING_VALIDATION`, `EXPIRED`, `REVOKED`, ….
+    pub status: String,
+    /// When it ends, once it was issued.
+    pub ends_at: Option<Timestamp>,
+}
+
+/// The certificate manager did not answer.
+#[derive(Debug, thiserror::Error)]
+#[error("the certificate `{arn}` cannot be asked for")]
+pub struct CertificateError {
+    /// Which.
+    pub arn: String,
+    /// Its words.
+    #[source]
+    pub source: Box<dyn std::error::Error + Send + Sync>,
+}
+
+/// The certificate manager of one region.
+#[async_trait]
+pub trait CertificateShelf: Send + Sync {
+    /// A certificate by its ARN; `None` if there is none.
+    async fn certificate(&self, arn: &str) -> Result<Option<ManagedCertificate>, CertificateError>;
+}
+
 /// The cluster of the failover region, asked for what stands in it and never for what is in it.
 #[async_trait]
 pub trait ClusterObjects: Send + Sync {
@@ -181,6 +208,8 @@ pub struct World<'a> {
     pub secrets: &'a [&'a dyn SecretShelf],
     /// Keys, by the region that they must be in.
     pub keys: &'a [&'a dyn KeyShelf],
+    /// Certificates of the failover region.
+    pub certificates: &'a dyn CertificateShelf,
     /// Cluster of the failover region.
     pub cluster: &'a dyn ClusterObjects,
     /// Files that the plan names, as they lie beside it.
@@ -205,7 +234,7 @@ pub async fn look(plan: &Plan, keys: &[NeededKey], world: &World<'_>, now: Times
     look_for_images(plan, &bundle, world, &mut list).await;
     look_for_secrets(plan, &bundle, world, &mut list).await;
     look_for_keys(keys, world, &mut list).await;
-    look_for_certificates(plan, &bundle, world, now, &mut list);
+    look_for_certificates(plan, &bundle, world, now, &mut list).await;
     look_into_cluster(&bundle, world, &mut list).await;
     list.closure(plan, now)
 }
@@ -338,7 +367,7 @@ async fn look_for_keys(keys: &[NeededKey], world: &World<'_>, list: &mut List) {
     }
 }
 
-fn look_for_certificates(plan: &Plan, bundle: &BundleNeeds, world: &World<'_>, now: Timestamp, list: &mut List) {
+async fn look_for_certificates(plan: &Plan, bundle: &BundleNeeds, world: &World<'_>, now: Timestamp, list: &mut List) {
     let files = [
         (&plan.postgresql.ca_file, "connections to PostgreSQL"),
         (&plan.kubernetes.primary.ca_file, "connections to the primary cluster"),
@@ -348,18 +377,14 @@ fn look_for_certificates(plan: &Plan, bundle: &BundleNeeds, world: &World<'_>, n
         let found = match world.files.iter().find(|file| file.name == *name).map(|file| &file.ends_at) {
             None => Found::Unknown { why: "nobody has looked at it".to_owned() },
             Some(Err(why)) => Found::Missing { why: why.clone() },
-            Some(Ok(ends_at)) if *ends_at <= now => Found::Missing { why: format!("it has ended at {ends_at}") },
-            Some(Ok(ends_at)) if now.duration_until(*ends_at).as_hours() < RENEW_WITHIN_DAYS * 24 => {
-                Found::Missing { why: format!("it ends at {ends_at}, within {RENEW_WITHIN_DAYS} days: renew it now") }
-            }
-            Some(Ok(_)) => Found::Present,
+            Some(Ok(ends_at)) => until(*ends_at, now),
         };
         list.add(NeedKind::Certificate, name, "the plan's folder", &by(needed_by), found);
     }
     for (arn, needed_by) in &bundle.certificates {
         let region = arn.split(':').nth(3).unwrap_or_default();
         let found = if region == plan.regions.secondary.code() {
-            Found::Unknown { why: "the suite does not ask the certificate manager; look at it there".to_owned() }
+            managed(world.certificates.certificate(arn).await, now)
         } else {
             Found::Missing {
                 why: format!("a load balancer takes certificates of its own region, and this is of `{region}`"),
@@ -367,6 +392,30 @@ fn look_for_certificates(plan: &Plan, bundle: &BundleNeeds, world: &World<'_>, n
         };
         list.add(NeedKind::Certificate, arn, plan.regions.secondary.code(), needed_by, found);
     }
+}
+
+/// What the certificate manager's answer is worth.
+fn managed(answer: Result<Option<ManagedCertificate>, CertificateError>, now: Timestamp) -> Found {
+    match answer {
+        Err(error) => Found::Unknown { why: chain(&error) },
+        Ok(None) => Found::Missing { why: "there is no such certificate".to_owned() },
+        Ok(Some(ManagedCertificate { status, .. })) if status != "ISSUED" => {
+            Found::Missing { why: format!("its status is {status}") }
+        }
+        Ok(Some(ManagedCertificate { ends_at: Some(ends_at), .. })) => until(ends_at, now),
+        Ok(Some(_)) => Found::Unknown { why: "the certificate manager does not say when it ends".to_owned() },
+    }
+}
+
+/// A certificate that ends soon is as good as none: nobody renews it during a failover.
+fn until(ends_at: Timestamp, now: Timestamp) -> Found {
+    if ends_at <= now {
+        return Found::Missing { why: format!("it has ended at {ends_at}") };
+    }
+    if now.duration_until(ends_at).as_hours() < RENEW_WITHIN_DAYS * 24 {
+        return Found::Missing { why: format!("it ends at {ends_at}, within {RENEW_WITHIN_DAYS} days: renew it now") };
+    }
+    Found::Present
 }
 
 async fn look_into_cluster(bundle: &BundleNeeds, world: &World<'_>, list: &mut List) {
@@ -379,5 +428,39 @@ async fn look_into_cluster(bundle: &BundleNeeds, world: &World<'_>, list: &mut L
     for (kind, needed_by) in &bundle.kinds {
         let found = found(world.cluster.serves(kind).await, "the cluster does not serve it");
         list.add(NeedKind::Kind, kind, place, needed_by, found);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_certificate_is_present_only_while_it_is_issued_and_far_from_its_end() {
+        let now: Timestamp = "2026-11-26T02:00:00Z".parse().unwrap();
+        let certificate = |status: &str, ends_at: Option<&str>| {
+            let ends_at = ends_at.map(|text| text.parse().unwrap());
+            Ok(Some(ManagedCertificate { status: status.to_owned(), ends_at }))
+        };
+        let away = CertificateError { arn: "arn:x".to_owned(), source: "no answer".into() };
+        let missing = |why: &str| Found::Missing { why: why.to_owned() };
+        let unknown = |why: &str| Found::Unknown { why: why.to_owned() };
+        let situations = [
+            (certificate("ISSUED", Some("2027-06-01T00:00:00Z")), Found::Present),
+            (
+                certificate("ISSUED", Some("2026-12-01T00:00:00Z")),
+                missing("it ends at 2026-12-01T00:00:00Z, within 30 days: renew it now"),
+            ),
+            (certificate("ISSUED", Some("2026-11-01T00:00:00Z")), missing("it has ended at 2026-11-01T00:00:00Z")),
+            (certificate("ISSUED", None), unknown("the certificate manager does not say when it ends")),
+            (certificate("PENDING_VALIDATION", None), missing("its status is PENDING_VALIDATION")),
+            (certificate("EXPIRED", Some("2027-06-01T00:00:00Z")), missing("its status is EXPIRED")),
+            (Ok(None), missing("there is no such certificate")),
+            (Err(away), unknown("the certificate `arn:x` cannot be asked for: no answer")),
+        ];
+        for (answer, expected) in situations {
+            let situation = format!("{answer:?}");
+            assert_eq!(managed(answer, now), expected, "{situation}");
+        }
     }
 }

@@ -445,6 +445,9 @@ pub struct Buckets {
     pub videos: String,
     /// Its copy.
     pub videos_replica: String,
+    /// Id of the rule that copies it, whose metrics are read where replication time control is on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub videos_rule: Option<String>,
 }
 
 /// Who hears of it, and the links that every message carries.
@@ -797,6 +800,7 @@ mod tests {
             ),
             ("kind = \"closure\"", "kind = 'cluster'", "is planned twice"),
             ("retention_days = 30", "retention_days = 0", "kept for 0 days"),
+            ("proven_to = \"present\"", "proven_to = \"digests\"", "RDS lets nobody read a snapshot"),
             ("recovers = \"kubernetes\"", "recovers = \"kubernets\"", "which is no component; perhaps `kubernetes`"),
             ("name = \"sparc_prod\"", "name = \"sparc_prd\"", "which is no database of the cluster"),
             ("proven_to = \"structure\"", "proven_to = \"structur\"", "unknown variant `structur`"),

@@ -75,6 +75,51 @@ pub trait Objects: Send + Sync {
     async fn head(&self, key: &str) -> Result<Option<HeadObject>, StoreError>;
 }
 
+/// What S3 measures of a rule with replication time control, minute by minute. A figure that S3 has not written is none: there
+/// was nothing to be replicated.
+/// <https://docs.aws.amazon.com/AmazonS3/latest/userguide/repl-metrics.html>
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Measured {
+    /// The longest that an object was behind.
+    pub latency_seconds: Option<f64>,
+    /// Bytes that are on their way, last.
+    pub bytes_pending: Option<f64>,
+    /// Objects that are on their way, last.
+    pub operations_pending: Option<f64>,
+    /// Objects that S3 has given up, all together.
+    pub operations_failed: Option<f64>,
+}
+
+impl Measured {
+    /// What is wrong with it, for an object may take so long.
+    pub fn wrong(&self, within: Duration) -> Option<String> {
+        if let Some(failed) = self.operations_failed.filter(|failed| *failed > 0.0) {
+            return Some(format!("S3 gave {failed} objects up"));
+        }
+        let late = self.latency_seconds.filter(|latency| *latency > within.as_secs_f64());
+        late.map(|latency| format!("S3 was {latency} s behind, it may be {} s", within.as_secs()))
+    }
+}
+
+/// The metrics could not be read.
+#[derive(Debug, thiserror::Error)]
+#[error("the metrics of replication cannot be read in {region}")]
+pub struct MeterError {
+    /// Where.
+    pub region: String,
+    /// The service's words.
+    #[source]
+    pub source: Box<dyn std::error::Error + Send + Sync>,
+}
+
+/// The metrics of one replication rule.
+#[async_trait]
+pub trait ReplicationMeter: Send + Sync {
+    /// What was measured from one moment to another.
+    async fn measured(&self, from: Timestamp, to: Timestamp) -> Result<Measured, MeterError>;
+}
+
 /// What a look is bounded by.
 #[derive(Clone, Debug)]
 pub struct Look<'a> {
@@ -149,6 +194,12 @@ pub struct ReplicationSample {
     /// How much older the newest heartbeat among the copies is than that among the originals; unknown if the watcher writes
     /// none, or it cannot be read.
     pub marker_behind_seconds: Option<f64>,
+    /// What S3 has measured; absent where the plan names no rule with time control, or nobody could ask.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub measured: Option<Measured>,
+    /// What is wrong with what S3 measures, or why nobody could ask.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trouble: Option<String>,
     /// The first of those with something wrong.
     pub findings: Vec<ObjectFinding>,
 }
@@ -195,6 +246,8 @@ pub async fn look(source: &dyn Objects, copy: &dyn Objects, look: &Look<'_>) -> 
         reasons: BTreeMap::new(),
         lag_at_least_seconds: None,
         marker_behind_seconds: None,
+        measured: None,
+        trouble: None,
         findings: Vec::new(),
     };
     let mut answers = stream::iter(sample.keys())

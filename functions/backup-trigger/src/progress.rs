@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 use recovery::{
-    backup::{BackupId, BackupManifest},
+    backup::{BackupId, BackupManifest, Keeping, PartStore},
     store::{ObjectStore, Precondition, StoreError, get_json, put_json},
 };
 use serde::{Deserialize, Serialize};
@@ -25,6 +25,10 @@ pub(crate) struct Progress {
     pub(crate) began_at: Timestamp,
     /// The last sign of life.
     pub(crate) seen_at: Timestamp,
+    /// How what is under way is kept. S3 does not say it of an upload that was not completed, so who goes on with one must
+    /// know it from here; without it, no upload is gone on with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) keeping: Option<Keeping>,
     /// Everything is stored, and this is to be published: attempts after it change nothing any more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) manifest: Option<BackupManifest>,
@@ -65,6 +69,7 @@ impl<'a> Held<'a> {
                 attempt: 1,
                 began_at: now,
                 seen_at: now,
+                keeping: None,
                 manifest: None,
             },
         };
@@ -78,6 +83,20 @@ impl<'a> Held<'a> {
         self.progress.seen_at = now;
         self.progress.manifest = manifest;
         self.write(Precondition::Unchanged(self.etag.clone())).await
+    }
+
+    /// Notes how this attempt keeps what it writes. Uploads of an attempt that kept it otherwise, or of which nobody knows, are
+    /// ended first: what is completed from them would be kept as it was begun.
+    pub(crate) async fn keep(&mut self, parts: &dyn PartStore, keeping: &Keeping, now: Timestamp) -> Result<(), Error> {
+        if self.progress.keeping.as_ref() == Some(keeping) {
+            return Ok(());
+        }
+        for (key, upload) in parts.unfinished_below(&self.progress.backup.folder()).await? {
+            tracing::info!(upload.key = key, upload.id = upload, "ends the upload of `{key}`, which is kept otherwise");
+            parts.abort(&key, &upload).await?;
+        }
+        self.progress.keeping = Some(keeping.clone());
+        self.renew(now, None).await
     }
 
     /// The attempt has ended without a backup: the next one need not wait for its silence.

@@ -41,6 +41,10 @@ pub(crate) async fn take(run: &str, backup: &BackupId, plan: &Plan, world: &Worl
         None => {
             let protection = protection(backup, policy, plan);
             let keeping = keeping(backup, policy, &protection);
+            if let Err(error) = held.keep(&*world.parts, &keeping, (world.now)()).await {
+                held.let_go().await;
+                return Err(error);
+            }
             let sink = Sink::new(backup, world.parts.clone(), plan.backups.encoding, keeping, world.within);
             let made = alive(taker.take(backup, &sink), &mut held, world).await;
             let made = match made {

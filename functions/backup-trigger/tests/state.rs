@@ -9,8 +9,9 @@ use std::{sync::Arc, time::Duration};
 use backup_trigger::{Error, Outcome, Request, Response, World, backup_trigger};
 use jiff::Timestamp;
 use lab::{
-    aws::{ACCESS_KEY, Aws as EmulatedAws, SECRET_KEY, Seed},
-    kubernetes::{Cluster as LabCluster, Flavour, Options},
+    aws::{PRIMARY, SECONDARY},
+    backups::Clusters,
+    kubernetes::{Cluster as LabCluster, Flavour},
 };
 use recovery::{
     backup::{Artifact, BackupId, BackupManifest, Content, Kind, Source},
@@ -21,7 +22,7 @@ use recovery::{
     holdings::MARKER_KEY,
     plan::Plan,
     registry::ImageDigests,
-    replication::{ObjectReason, ReplicationSample},
+    replication::{Measured, ObjectReason, ReplicationSample},
     store::{ObjectStore, Precondition},
 };
 use recovery_aws::Aws;
@@ -30,29 +31,14 @@ use recovery_lambda::Settings;
 use recovery_sites::Takers;
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json};
-use tempfile::TempDir;
 
 const PASSWORD: &str = "correct horse battery staple";
 
 struct Platform {
-    primary: LabCluster,
-    _secondary: LabCluster,
-    emulated: EmulatedAws,
+    site: Clusters,
     plan: Arc<Plan>,
     aws: Aws,
     takers: Takers,
-    _folder: TempDir,
-}
-
-/// A cluster whose only caller is the backup's role, without any rights yet.
-async fn cluster(name: &str, region: &str, flavour: Flavour) -> LabCluster {
-    let options = Options { region: region.to_owned(), flavour, ..Options::new(name) };
-    let cluster = match LabCluster::start(options).await {
-        Ok(cluster) => cluster,
-        Err(error) => panic!("{}; {}", chain(&error), error.remedy()),
-    };
-    cluster.admit_as(ACCESS_KEY, SECRET_KEY, "sparc-backup", &["sparc:backup"]);
-    cluster
 }
 
 async fn give_rights(cluster: &LabCluster) {
@@ -64,33 +50,18 @@ async fn give_rights(cluster: &LabCluster) {
 }
 
 async fn platform() -> Platform {
-    let (primary, secondary, emulated) = tokio::join!(
-        cluster("sparc-prod-us-east-1", "us-east-1", Flavour::Real),
-        cluster("sparc-prod-us-west-2", "us-west-2", Flavour::Small),
-        EmulatedAws::start(),
-    );
-    let emulated = emulated.unwrap();
-    let seeded = emulated.seed(&Seed::default()).await.unwrap();
-    let folder = TempDir::new().unwrap();
-    let mut plan = Plan::parse("plans/sparc.toml", include_str!("../../../plans/sparc.toml")).unwrap();
-    for (planned, real) in [(&mut plan.kubernetes.primary, &primary), (&mut plan.kubernetes.secondary, &secondary)] {
-        let file = folder.path().join(format!("{}.pem", planned.name));
-        std::fs::write(&file, real.ca_pem()).unwrap();
-        planned.endpoint = real.endpoint().parse().unwrap();
-        planned.ca_file = file.display().to_string();
-    }
-    plan.postgresql.ca_file = plan.kubernetes.primary.ca_file.clone();
-    plan.backups.kms_key = seeded.backups_key;
+    let site = Clusters::start([Flavour::Real, Flavour::Small]).await.unwrap();
+    let mut plan = site.account.plan.clone();
     plan.backups.cluster = Selection {
         namespaces: vec!["sparc".to_owned()],
         volumes: vec![VolumeSelection { namespace: "sparc".to_owned(), claim: "data".to_owned(), class: None }],
         ..Selection::default()
     };
     let plan = Arc::new(plan);
-    let aws = Aws::from_environment(&plan, emulated.env()).await;
-    let settings = Settings { plan: Arc::clone(&plan), folder: folder.path().to_owned() };
+    let aws = Aws::from_environment(&plan, site.account.aws.env()).await;
+    let settings = Settings { plan: Arc::clone(&plan), folder: site.folder().to_owned() };
     let takers = recovery_sites::takers(&settings, &aws).unwrap();
-    Platform { primary, _secondary: secondary, emulated, plan, aws, takers, _folder: folder }
+    Platform { site, plan, aws, takers }
 }
 
 impl Platform {
@@ -99,6 +70,10 @@ impl Platform {
     }
 
     async fn take(&self, kind: Kind) -> Result<Outcome, Error> {
+        self.take_the(&self.id(kind)).await
+    }
+
+    async fn take_the(&self, backup: &BackupId) -> Result<Outcome, Error> {
         let (backups, evidence) = (self.aws.bucket(&self.plan.buckets.backups), self.aws.evidence());
         let world = World {
             takers: &self.takers,
@@ -108,7 +83,7 @@ impl Platform {
             now: Timestamp::now,
             within: Duration::from_secs(300),
         };
-        let request = Request::Take { run: "nightly".to_owned(), backup: self.id(kind) };
+        let request = Request::Take { run: "nightly".to_owned(), backup: backup.clone() };
         match backup_trigger(&request, &self.plan, &world).await? {
             Response::Outcome(outcome) => Ok(outcome),
             Response::Due(_) => panic!("take answers an outcome"),
@@ -138,6 +113,17 @@ impl Platform {
         let [(artifact, plain)] = artifacts.as_slice() else { panic!("{artifacts:?}") };
         assert_eq!(artifact.content, content);
         (manifest, serde_json::from_slice(plain).unwrap())
+    }
+
+    /// What a look at the replication shows that was due at a moment.
+    async fn sample(&self, due: &str) -> ReplicationSample {
+        let id = BackupId::new(Kind::Objects, Kind::Objects.subject(&self.plan), due.parse().unwrap()).unwrap();
+        self.take_the(&id).await.unwrap();
+        let bucket = self.aws.bucket(&self.plan.buckets.backups);
+        let manifest = bucket.get(&id.manifest_key()).await.unwrap().expect("there is a manifest");
+        let manifest = BackupManifest::read(&manifest.body, &id).unwrap();
+        let stored = bucket.get(&manifest.artifacts[0].key).await.unwrap().unwrap().body;
+        serde_json::from_slice(&zstd::stream::decode_all(&*stored).unwrap()).unwrap()
     }
 
     async fn is_published(&self, kind: Kind) -> bool {
@@ -185,10 +171,10 @@ async fn furnish(cluster: &LabCluster) {
 }
 
 async fn the_cluster_is_taken_when_its_volumes_are_and_its_secrets_are_sealed(platform: &Platform) {
-    let admin = platform.primary.admin();
+    let admin = platform.site.primary.admin();
     let denied = platform.take(Kind::Cluster).await.unwrap_err();
     assert_eq!(denied.fault(), Fault::Refused, "{}", chain(&denied));
-    give_rights(&platform.primary).await;
+    give_rights(&platform.site.primary).await;
 
     let waiting = platform.take(Kind::Cluster).await.unwrap_err();
     assert_eq!(waiting.fault(), Fault::NotYet, "{}", chain(&waiting));
@@ -235,7 +221,7 @@ async fn a_sample_of_objects_goes_on_where_the_last_one_ended(platform: &Platfor
         platform.aws.objects().put(MARKER_KEY, "application/json", marker.into(), Precondition::None).await.unwrap();
     };
     mark(1, "2026-11-26T02:00:00Z").await;
-    platform.emulated.stop_replication().await.unwrap();
+    platform.site.account.aws.stop_replication().await.unwrap();
     mark(2, "2026-11-26T02:00:07Z").await;
     put("videos/late").await;
     platform.take(Kind::Objects).await.unwrap();
@@ -247,12 +233,48 @@ async fn a_sample_of_objects_goes_on_where_the_last_one_ended(platform: &Platfor
     let reasons: Vec<ObjectReason> = seen.findings.iter().map(|finding| finding.reason).collect();
     assert_eq!(reasons, [ObjectReason::Different, ObjectReason::NeverReplicated]);
     assert_eq!(seen.marker_behind_seconds, Some(7.0));
+    assert_eq!((seen.measured, seen.trouble), (Some(Measured::default()), None), "S3 has written no metric yet");
     let cursor = platform.aws.evidence().get("backups/objects/sparc-videos-prod/cursor.json").await.unwrap().unwrap();
     assert_eq!(serde_json::from_slice::<Value>(&cursor.body).unwrap(), json!({"after": null}), "it came to the end");
 }
 
+async fn what_s3_measures_is_read_where_it_writes_it(platform: &Platform) {
+    let put = async |region: &str, metric: &str, value: &str| {
+        let moment = Timestamp::from_second(Timestamp::now().as_second()).unwrap().to_string();
+        let datum = [
+            ("Namespace", "AWS/S3"),
+            ("MetricData.member.1.MetricName", metric),
+            ("MetricData.member.1.Value", value),
+            ("MetricData.member.1.Timestamp", &moment),
+            ("MetricData.member.1.Dimensions.member.1.Name", "SourceBucket"),
+            ("MetricData.member.1.Dimensions.member.1.Value", "sparc-videos-prod"),
+            ("MetricData.member.1.Dimensions.member.2.Name", "DestinationBucket"),
+            ("MetricData.member.1.Dimensions.member.2.Value", "sparc-videos-backup"),
+            ("MetricData.member.1.Dimensions.member.3.Name", "RuleId"),
+            ("MetricData.member.1.Dimensions.member.3.Value", "videos-to-the-secondary-region"),
+        ];
+        platform.site.account.aws.query("monitoring", region, "PutMetricData", &datum).await.unwrap();
+    };
+    put(SECONDARY, "ReplicationLatency", "12").await;
+    put(SECONDARY, "BytesPendingReplication", "1048576").await;
+    // Of the other region each: S3 writes neither there.
+    put(PRIMARY, "ReplicationLatency", "100000").await;
+    put(SECONDARY, "OperationsFailedReplication", "9").await;
+    let due = |minute: u32| format!("2026-11-26T02:{minute}:00Z");
+    let seen = platform.sample(&due(15)).await;
+    let expected = Measured { latency_seconds: Some(12.0), bytes_pending: Some(1_048_576.0), ..Measured::default() };
+    assert_eq!((seen.measured, seen.trouble), (Some(expected), None));
+
+    put(PRIMARY, "OperationsFailedReplication", "2").await;
+    let seen = platform.sample(&due(30)).await;
+    assert_eq!(seen.trouble.as_deref(), Some("S3 gave 2 objects up"));
+    put(SECONDARY, "ReplicationLatency", "1200").await;
+    let late = Measured { latency_seconds: Some(1200.0), ..Measured::default() };
+    assert!(late.wrong(Duration::from_secs(900)).unwrap().contains("1200 s behind, it may be 900 s"));
+}
+
 async fn images_are_compared_and_the_closure_is_listed(platform: &Platform) {
-    platform.emulated.forget_image("sparc/auth").await.unwrap();
+    platform.site.account.aws.forget_image("sparc/auth").await.unwrap();
     platform.take(Kind::Registry).await.unwrap();
     let (_, digests) = platform.value::<ImageDigests>(Kind::Registry, Content::ImageDigests).await;
     assert_eq!(
@@ -272,8 +294,9 @@ async fn images_are_compared_and_the_closure_is_listed(platform: &Platform) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_no_database_is_backed_up_too() {
     let platform = platform().await;
-    furnish(&platform.primary).await;
+    furnish(&platform.site.primary).await;
     the_cluster_is_taken_when_its_volumes_are_and_its_secrets_are_sealed(&platform).await;
     a_sample_of_objects_goes_on_where_the_last_one_ended(&platform).await;
+    what_s3_measures_is_read_where_it_writes_it(&platform).await;
     images_are_compared_and_the_closure_is_listed(&platform).await;
 }

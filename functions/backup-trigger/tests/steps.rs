@@ -2,133 +2,23 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::{path::Path, process::Stdio, sync::Arc, time::Duration};
+mod site;
 
-use backup_trigger::{Error, Outcome, Request, Response, World, backup_trigger};
+use std::{path::Path, process::Stdio, time::Duration};
+
+use backup_trigger::{Outcome, Request, Response};
 use jiff::Timestamp;
 use lab::{
-    aws::{Aws as EmulatedAws, Seed},
-    faults::{Desk, HttpProxy, Script, Selector, Times, Upstream},
-    postgres::{Options, Pair, Passwords, Server},
+    faults::{Script, Selector, Times},
+    postgres::{Pair, Server},
 };
 use recovery::{
-    backup::{Artifact, BackupId, BackupManifest, Content, Encoding, Kind, Place, Policy, Receipt, Source, Taken},
+    backup::{BackupId, Content, Kind, Place, Source, Taken},
     fault::{Classified, Fault, chain},
-    plan::{Driver, Plan},
-    store::get_json,
 };
-use recovery_aws::Aws;
-use recovery_datapath::sha256;
-use recovery_lambda::Settings;
-use recovery_sites::Takers;
+use site::{id, platform};
 use tempfile::TempDir;
 use tokio::process::Command;
-
-const BUCKET: &str = "sparc-backups-prod";
-
-struct Platform {
-    pair: Pair,
-    emulated: EmulatedAws,
-    desk: Desk,
-    plan: Arc<Plan>,
-    aws: Aws,
-    takers: Takers,
-    _proxy: HttpProxy,
-}
-
-async fn platform(read_from: Taken) -> Platform {
-    let passwords = Passwords::new();
-    let options = Options { passwords: Some(passwords.clone()), ..Options::default() };
-    let pair = Pair::start(options).await.unwrap();
-    let emulated = EmulatedAws::start().await.unwrap();
-    emulated.seed(&Seed { passwords: Some(passwords), ..Seed::default() }).await.unwrap();
-    let desk = Desk::default();
-    let proxy = HttpProxy::start(Upstream::plain(emulated.control_url()), desk.clone()).await.unwrap();
-    emulated.route("S3", proxy.url());
-
-    let mut plan = Plan::parse("plans/sparc.toml", include_str!("../../../plans/sparc.toml")).unwrap();
-    plan.postgresql.driver = Driver::SelfManaged;
-    plan.postgresql.ca_file = pair.primary.data().join("authority.crt").display().to_string();
-    for (server, real) in [(&mut plan.postgresql.primary, &pair.primary), (&mut plan.postgresql.standby, &pair.standby)]
-    {
-        server.host = real.host().to_owned();
-        server.port = real.port();
-    }
-    plan.backups.read_from = read_from;
-    let logical = plan.backups.policy(Kind::Logical).unwrap().clone();
-    plan.backups.policies = vec![logical.clone(), Policy { kind: Kind::Physical, ..logical }];
-    let plan = Arc::new(plan);
-    let aws = Aws::from_environment(&plan, emulated.env()).await;
-    let settings = Settings { plan: Arc::clone(&plan), folder: "/".into() };
-    let takers = recovery_sites::takers(&settings, &aws).unwrap();
-    Platform { pair, emulated, desk, plan, aws, takers, _proxy: proxy }
-}
-
-fn id(kind: Kind) -> BackupId {
-    BackupId::new(kind, "sparc-prod", "2026-11-26T02:00:00Z".parse().unwrap()).unwrap()
-}
-
-impl Platform {
-    async fn ask(&self, request: &Request) -> Result<Response, Error> {
-        let backups = self.aws.bucket(BUCKET);
-        let evidence = self.aws.evidence();
-        let world = World {
-            takers: &self.takers,
-            parts: self.aws.backup_parts(),
-            backups: &backups,
-            evidence: &*evidence,
-            now: Timestamp::now,
-            within: Duration::from_secs(300),
-        };
-        backup_trigger(request, &self.plan, &world).await
-    }
-
-    async fn take(&self, backup: &BackupId, run: &str) -> Result<Outcome, Error> {
-        match self.ask(&Request::Take { run: run.to_owned(), backup: backup.clone() }).await? {
-            Response::Outcome(outcome) => Ok(outcome),
-            Response::Due(_) => unreachable!("take answers an outcome"),
-        }
-    }
-
-    async fn object(&self, key: &str) -> Option<Vec<u8>> {
-        let url = format!("{}/{BUCKET}/{key}", self.emulated.control_url());
-        let curl = Command::new("curl").args(["--silent", "--fail", &url]).output().await.unwrap();
-        curl.status.success().then_some(curl.stdout)
-    }
-
-    /// The manifest as it was published, held to its receipt and its artifacts held to it; and their plain bytes.
-    async fn published(&self, backup: &BackupId) -> (BackupManifest, Vec<(Artifact, Vec<u8>)>) {
-        let bytes = self.object(&backup.manifest_key()).await.expect("there is a manifest");
-        let manifest = BackupManifest::read(&bytes, backup).unwrap();
-        let receipt = get_json::<Receipt>(&*self.aws.evidence(), &backup.receipt_key()).await.unwrap().unwrap().0;
-        assert_eq!(receipt.manifest_sha256, sha256(&bytes));
-        assert!(receipt.manifest_version_id.is_some());
-        let mut artifacts = Vec::new();
-        for artifact in manifest.artifacts.clone() {
-            let stored = self.object(&artifact.key).await.unwrap();
-            assert_eq!((stored.len() as u64, sha256(&stored)), (artifact.stored_bytes, artifact.stored_sha256.clone()));
-            assert_eq!(artifact.encoding, Encoding::Zstd);
-            assert!(artifact.version_id.is_some());
-            let plain = zstd::stream::decode_all(&*stored).unwrap();
-            assert_eq!((plain.len() as u64, sha256(&plain)), (artifact.plain_bytes, artifact.plain_sha256.clone()));
-            artifacts.push((artifact, plain));
-        }
-        (manifest, artifacts)
-    }
-
-    async fn assert_nothing_is_published(&self, backup: &BackupId) {
-        assert_eq!(self.object(&backup.manifest_key()).await, None);
-        assert!(get_json::<Receipt>(&*self.aws.evidence(), &backup.receipt_key()).await.unwrap().is_none());
-        let uploads = format!("{}/{BUCKET}?uploads", self.emulated.control_url());
-        let uploads = Command::new("curl").args(["--silent", "--fail", &uploads]).output().await.unwrap();
-        let uploads = String::from_utf8(uploads.stdout).unwrap();
-        assert!(uploads.contains("ListMultipartUploadsResult") && !uploads.contains("<UploadId>"), "{uploads}");
-    }
-
-    fn program(&self, name: &str) -> Command {
-        Command::new(self.pair.tools().program(name))
-    }
-}
 
 async fn fed(mut command: Command, input: &[u8]) -> (bool, String) {
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
@@ -164,19 +54,19 @@ async fn prepare(pair: &Pair) {
 #[tokio::test]
 async fn a_logical_backup_holds_every_database_as_of_its_own_snapshot_and_can_be_restored() {
     let mut platform = platform(Taken::Primary).await;
-    prepare(&platform.pair).await;
-    let mut plan = (*platform.plan).clone();
-    plan.backups.databases[0].newest_by.insert("public.incident".to_owned(), "opened_at".to_owned());
-    plan.backups.databases[0].exclude_data_of.push("public.scratch".to_owned());
-    platform.plan = Arc::new(plan);
-    let settings = Settings { plan: Arc::clone(&platform.plan), folder: "/".into() };
-    platform.takers = recovery_sites::takers(&settings, &platform.aws).unwrap();
+    prepare(&platform.site.pair).await;
+    platform
+        .change(|plan| {
+            plan.backups.databases[0].newest_by.insert("public.incident".to_owned(), "opened_at".to_owned());
+            plan.backups.databases[0].exclude_data_of.push("public.scratch".to_owned());
+        })
+        .await;
 
     let backup = id(Kind::Logical);
     let outcome = platform.take(&backup, "nightly").await.unwrap();
     // Rows that come later are in neither.
     let late = "insert into public.incident values (0, now(), 'late')";
-    platform.pair.primary.admin_of("sparc_prod").await.unwrap().batch_execute(late).await.unwrap();
+    platform.site.pair.primary.admin_of("sparc_prod").await.unwrap().batch_execute(late).await.unwrap();
 
     let (manifest, artifacts) = platform.published(&backup).await;
     assert_eq!((outcome.artifacts, outcome.already), (5, false));
@@ -216,14 +106,14 @@ async fn a_logical_backup_holds_every_database_as_of_its_own_snapshot_and_can_be
     }
     // Into a database of another name, and counted there.
     let (_, dump) = &artifacts[1];
-    platform.pair.primary.execute("create database again").await.unwrap();
+    platform.site.pair.primary.execute("create database again").await.unwrap();
     let mut restore = platform.program("pg_restore");
-    let socket = platform.pair.folder().path().join("s");
+    let socket = platform.site.pair.folder().path().join("s");
     restore.args(["--exit-on-error", "--username=postgres", "--dbname=again", "--host"]).arg(socket);
-    restore.env("PGPORT", platform.pair.primary.port().to_string());
+    restore.env("PGPORT", platform.site.pair.primary.port().to_string());
     let (good, said) = fed(restore, dump).await;
     assert!(good, "{said}");
-    let rows = number(&platform.pair.primary, "again", "select count(*) from public.incident").await;
+    let rows = number(&platform.site.pair.primary, "again", "select count(*) from public.incident").await;
     assert_eq!(u64::try_from(rows).unwrap(), table("public.incident").rows);
 
     let again = platform.take(&backup, "nightly").await.unwrap();
@@ -233,7 +123,7 @@ async fn a_logical_backup_holds_every_database_as_of_its_own_snapshot_and_can_be
 #[tokio::test]
 async fn a_standby_is_read_without_what_only_its_primary_has() {
     let platform = platform(Taken::Standby).await;
-    prepare(&platform.pair).await;
+    prepare(&platform.site.pair).await;
     let backup = id(Kind::Logical);
     platform.take(&backup, "nightly").await.unwrap();
     let (manifest, artifacts) = platform.published(&backup).await;
@@ -248,7 +138,7 @@ async fn a_standby_is_read_without_what_only_its_primary_has() {
 #[tokio::test]
 async fn a_physical_backup_verifies_with_the_tool_of_postgresql() {
     let platform = platform(Taken::Standby).await;
-    prepare(&platform.pair).await;
+    prepare(&platform.site.pair).await;
     let backup = id(Kind::Physical);
     platform.take(&backup, "nightly").await.unwrap();
     let (manifest, artifacts) = platform.published(&backup).await;
@@ -278,19 +168,19 @@ async fn unpack(tar: &[u8], folder: &Path) {
 async fn a_dump_whose_session_is_ended_is_not_published_and_the_next_attempt_is() {
     let platform = platform(Taken::Primary).await;
     // More than the pipe and all parts in flight hold, so that the dump cannot end before its session does.
-    platform.pair.fill(96 * 1024 * 1024).await.unwrap();
+    platform.site.pair.fill(96 * 1024 * 1024).await.unwrap();
     let backup = id(Kind::Logical);
-    platform.desk.lay(Selector::request("PUT", "sparc_prod.dump.zst"), Times::Always, Script::Hold);
+    platform.site.account.desk.lay(Selector::request("PUT", "sparc_prod.dump.zst"), Times::Always, Script::Hold);
     let end = async {
-        platform.desk.wait_for_fired(1).await;
+        platform.site.account.desk.wait_for_fired(1).await;
         let query =
             "select count(pg_terminate_backend(pid)) from pg_stat_activity where application_name = 'sparc-backup'
                        and query like 'COPY%'";
         // It copies what it can get rid of and then waits for us.
-        while number(&platform.pair.primary, "sparc_prod", query).await == 0 {
+        while number(&platform.site.pair.primary, "sparc_prod", query).await == 0 {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        platform.desk.clear();
+        platform.site.account.desk.clear();
     };
     let request = async { platform.take(&backup, "nightly").await };
     let (taken, ()) = tokio::join!(request, end);
@@ -308,12 +198,12 @@ async fn a_dump_whose_session_is_ended_is_not_published_and_the_next_attempt_is(
 async fn two_attempts_do_not_take_one_backup_and_a_lost_receipt_is_no_second_one() {
     let platform = platform(Taken::Primary).await;
     let backup = id(Kind::Logical);
-    platform.desk.lay(Selector::request("PUT", "globals.sql.zst"), Times::Nth(1), Script::Hold);
-    platform.desk.lay(Selector::request("PUT", "receipt.json"), Times::Nth(1), Script::LoseAnswer);
+    platform.site.account.desk.lay(Selector::request("PUT", "globals.sql.zst"), Times::Nth(1), Script::Hold);
+    platform.site.account.desk.lay(Selector::request("PUT", "receipt.json"), Times::Nth(1), Script::LoseAnswer);
     let second = async {
-        platform.desk.wait_for_fired(1).await;
+        platform.site.account.desk.wait_for_fired(1).await;
         let second = platform.take(&backup, "again").await;
-        platform.desk.release();
+        platform.site.account.desk.release();
         second
     };
     let (first, second) = tokio::join!(platform.take(&backup, "nightly"), second);
@@ -321,7 +211,7 @@ async fn two_attempts_do_not_take_one_backup_and_a_lost_receipt_is_no_second_one
     assert_eq!(second.fault(), Fault::NotYet);
     assert!(second.to_string().contains("is being taken by `nightly`"), "{second}");
     let first = first.unwrap();
-    assert_eq!(platform.desk.fired().len(), 2, "{:?}", platform.desk.fired());
+    assert_eq!(platform.site.account.desk.fired().len(), 2, "{:?}", platform.site.account.desk.fired());
     platform.published(&backup).await;
     assert_eq!(platform.take(&backup, "again").await.unwrap(), Outcome { already: true, ..first });
 }
@@ -336,9 +226,7 @@ async fn what_is_planned_says_where_and_why_and_what_is_not_planned_is_refused()
     assert_eq!(kinds, [Kind::Logical, Kind::Physical]);
     assert!(due.backups.iter().all(|due| due.place == Place::Lambda && due.size_bytes.unwrap() > 1_000_000));
 
-    let mut slow = (*platform.plan).clone();
-    slow.backups.bytes_per_second = 1_000;
-    platform.plan = Arc::new(slow);
+    platform.change(|plan| plan.backups.bytes_per_second = 1_000).await;
     let Response::Due(due) = platform.ask(&plan(vec![Kind::Physical])).await.unwrap() else { panic!("an outcome") };
     assert_eq!((due.backups.len(), due.backups[0].place), (1, Place::Job));
     assert!(due.backups[0].because.contains("more than the 12 min that a Lambda has"), "{}", due.backups[0].because);

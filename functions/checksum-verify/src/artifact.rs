@@ -1,7 +1,9 @@
 //! One artifact, up the ladder as far as it goes.
 
 use recovery::{
-    backup::{Artifact, ArtifactProof, BackupManifest, BackupStorage, Finding, ObjectVersion, Reason, Rung},
+    backup::{
+        Artifact, ArtifactProof, BackupManifest, BackupStorage, Finding, Lock, ObjectVersion, Protection, Reason, Rung,
+    },
     fault::chain,
     store::StoreError,
 };
@@ -27,7 +29,7 @@ pub async fn prove_artifact(
         ArtifactProof { key: artifact.key.clone(), rung: None, asked: rung, read_bytes: 0, findings: Vec::new() };
     let version = artifact.version_id.as_deref();
     let seen = storage.head(&artifact.key, version).await?;
-    proof.findings = present(artifact, seen.as_ref());
+    proof.findings = present(artifact, &manifest.protection, seen.as_ref());
     if !proof.findings.is_empty() {
         return Ok(proof);
     }
@@ -42,7 +44,7 @@ pub async fn prove_artifact(
     let passed = pass(storage, &artifact.key, version, artifact.stored_bytes, artifact.encoding, read).await?;
     let Some(passed) = passed else {
         proof.rung = None;
-        proof.findings = present(artifact, None);
+        proof.findings = present(artifact, &manifest.protection, None);
         return Ok(proof);
     };
     proof.read_bytes = passed.stored_bytes;
@@ -77,7 +79,7 @@ fn why(flaw: &Flaw) -> Reason {
     }
 }
 
-fn present(artifact: &Artifact, seen: Option<&ObjectVersion>) -> Vec<Finding> {
+fn present(artifact: &Artifact, protection: &Protection, seen: Option<&ObjectVersion>) -> Vec<Finding> {
     let at = |reason, says: String| vec![finding(Rung::Present, reason, Some(&artifact.key), says)];
     let Some(seen) = seen else {
         let version = artifact.version_id.as_ref().map_or_else(String::new, |version| format!(" in version {version}"));
@@ -92,10 +94,39 @@ fn present(artifact: &Artifact, seen: Option<&ObjectVersion>) -> Vec<Finding> {
             format!("S3 keeps the CRC64NVME {checksum} for {}, written was {}", artifact.content, artifact.crc64nvme);
         return at(Reason::StoredDigest, says);
     }
+    if let Some(weaker) = weaker(protection, seen) {
+        return at(Reason::Protection, format!("{} {weaker}", artifact.content));
+    }
     if seen.archived {
         return at(Reason::NotChecked, format!("{} lies in cold storage and cannot be read", artifact.content));
     }
     Vec::new()
+}
+
+/// How an object is kept less well than its manifest says. What was made stricter later is no finding, nor is another class
+/// that is read as soon.
+fn weaker(written: &Protection, seen: &ObjectVersion) -> Option<String> {
+    if let Some(key) = written.kms_key.as_ref().filter(|key| seen.kms_key.as_ref() != Some(*key)) {
+        let is = seen.kms_key.as_ref().map_or("no key of KMS".to_owned(), |key| format!("`{key}`"));
+        return Some(format!("is under {is}, written was `{key}`"));
+    }
+    let strength = |lock| match lock {
+        Lock::Off => 0,
+        Lock::Governance => 1,
+        Lock::Compliance => 2,
+    };
+    if strength(seen.lock) < strength(written.lock) {
+        return Some(format!("is under the lock {:?}, written was {:?}", seen.lock, written.lock));
+    }
+    if written.lock != Lock::Off && seen.retain_until.is_none_or(|until| until < written.retain_until) {
+        let is = seen.retain_until.map_or("without a date".to_owned(), |until| format!("until {until}"));
+        return Some(format!("is locked {is}, written was until {}", written.retain_until));
+    }
+    match seen.storage_class {
+        Some(class) if class.retrieval_seconds() <= written.retrieval_seconds => None,
+        Some(class) => Some(format!("lies in {class:?}, which is read later than {:?}", written.storage_class)),
+        None => Some("lies in a storage class that this program does not know".to_owned()),
+    }
 }
 
 fn digests(manifest: &BackupManifest, artifact: &Artifact, passed: &Pass<Facts>) -> Vec<Finding> {

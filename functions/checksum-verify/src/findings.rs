@@ -36,5 +36,10 @@ pub const fn remedy(reason: Reason) -> &'static str {
         Reason::WalForeign => "find out which server archives into this bucket, and stop it",
         Reason::Stale => "find out why no newer one was taken: the runs of nightly-backup",
         Reason::NotChecked => "make it readable and verify again; until then it counts as unproven",
+        Reason::Unusable => "take a new backup now; restore from an older one that is proven",
+        Reason::Protection => {
+            "take a new backup now; find out who wrote it under these settings, and whether its key will be there"
+        }
+        Reason::Exposed => "take the others' right to it away now, and find out who gave it to them",
     }
 }

@@ -6,8 +6,9 @@
 //! the machine `restore`, which writes proofs of the same form.
 //!
 //! The manifest is never believed for what it says of itself: its digest lies in the evidence bucket, and so do the proofs.
-//! Nothing is changed but tags, and only of backups that are older than the last proven one. Repeating is safe: proofs are
-//! added, never replaced, and the same tags are set again.
+//! Nothing is changed but tags, and only of backups that are older than the last proven one; snapshots of RDS, which expire by
+//! no tag, are deleted a day after theirs. Repeating is safe: proofs are added, never replaced, the same tags are set again, and
+//! what has gone is gone.
 
 mod artifact;
 mod findings;
@@ -16,12 +17,16 @@ pub mod metric;
 mod plan;
 mod prove;
 mod retain;
+mod snapshots;
 pub mod stream;
 pub mod structure;
 
 use jiff::Timestamp;
 use recovery::{
-    backup::{ArtifactProof, BackupId, BackupStorage, Catalogue, ChecksumVerifyRequest, Proof, Rung},
+    backup::{
+        ArtifactProof, BackupId, BackupStorage, Catalogue, ChecksumVerifyRequest, Proof, Rung, SnapshotError,
+        SnapshotShelf,
+    },
     fault::{Classified, Fault},
     plan::Plan,
     store::StoreError,
@@ -43,6 +48,8 @@ pub struct World<'a> {
     pub wal: &'a dyn BackupStorage,
     /// Receipts and proofs.
     pub catalogue: Catalogue<'a>,
+    /// Snapshots of the plan's server, by the region that they are in; none if it is not one of RDS.
+    pub snapshots: &'a [&'a dyn SnapshotShelf],
 }
 
 /// What was found.
@@ -65,6 +72,9 @@ pub enum Error {
     /// Objects or evidence cannot be read or written.
     #[error(transparent)]
     Storage(#[from] StoreError),
+    /// Snapshots cannot be asked for.
+    #[error(transparent)]
+    Snapshots(#[from] SnapshotError),
     /// A rung that needs a server.
     #[error("`{0}` is not reached by reading; it needs a server that was restored from the backup")]
     NeedsServer(Rung),
@@ -82,6 +92,7 @@ impl Classified for Error {
     fn fault(&self) -> Fault {
         match self {
             Error::Storage(error) => error.fault(),
+            Error::Snapshots(error) => error.fault(),
             Error::NeedsServer(_) | Error::NoArtifact { .. } => Fault::Permanent,
         }
     }
@@ -89,6 +100,7 @@ impl Classified for Error {
     fn remedy(&self) -> String {
         match self {
             Error::Storage(error) => error.remedy(),
+            Error::Snapshots(error) => error.remedy(),
             Error::NeedsServer(_) => "ask for `structure` at most, or run the machine `restore`".to_owned(),
             Error::NoArtifact { backup, .. } => format!("read what `drctl backups {backup}` says of it"),
         }

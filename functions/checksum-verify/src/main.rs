@@ -2,7 +2,7 @@
 
 use checksum_verify::{Response, World, checksum_verify, metric};
 use jiff::Timestamp;
-use recovery::backup::{Catalogue, ChecksumVerifyRequest};
+use recovery::backup::{Catalogue, ChecksumVerifyRequest, SnapshotShelf};
 use recovery_aws::Aws;
 
 #[tokio::main]
@@ -19,7 +19,10 @@ async fn main() -> Result<(), recovery_lambda::Error> {
             let (backups, wal, list, evidence) =
                 (aws.backups(), aws.wal_archive(), aws.evidence_list(), aws.evidence());
             let catalogue = Catalogue { list: &*list, evidence: &*evidence };
-            let world = World { backups: &*backups, wal: &*wal, catalogue };
+            let shelves = aws.snapshot_shelves();
+            let snapshots: Vec<&dyn SnapshotShelf> =
+                shelves.iter().flatten().map(|shelf| shelf as &dyn SnapshotShelf).collect();
+            let world = World { backups: &*backups, wal: &*wal, catalogue, snapshots: &snapshots };
             let (plan, now) = (&settings.plan, Timestamp::now());
             let response = checksum_verify(&request, plan, &world, now).await?;
             if let Response::Planned(planned) = &response {

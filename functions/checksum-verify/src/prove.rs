@@ -13,7 +13,7 @@ use recovery::{
 };
 use sha2::{Digest, Sha256};
 
-use crate::{Error, World, artifact::prove_artifact, findings::finding, log};
+use crate::{Error, World, artifact::prove_artifact, findings::finding, log, snapshots};
 
 /// The largest manifest that is read: some ten thousand tables.
 pub const MANIFEST_BOUND: usize = 4 << 20;
@@ -198,13 +198,12 @@ async fn keep(
     now: Timestamp,
     began: Instant,
 ) -> Result<Proof, Error> {
-    let mut findings = looked.findings;
-    if let Some(manifest) = &looked.manifest {
-        findings.extend(snapshots(manifest));
-    }
+    let (mut findings, mut parts, mut behind) = (looked.findings, parts, Vec::new());
     let is_whole = looked.manifest.is_some() && findings.is_empty();
-    let mut behind = Vec::new();
+    let of_artifacts = parts.len();
     if let Some(manifest) = &looked.manifest {
+        // By whoever concludes: they are a question each, and nothing to be read beside others.
+        parts.extend(snapshots::prove(manifest, rung, world).await?);
         behind = log::behind(manifest, plan, world.wal, rung).await?;
     }
     let lowest = parts.iter().map(|part| part.rung).min().unwrap_or(Some(rung.min(HIGHEST)));
@@ -213,7 +212,8 @@ async fn keep(
     let reached = lowest.filter(|_| is_whole).map(|lowest| lowest.min(cap));
     findings.extend(behind);
     let checked = |part: &&ArtifactProof| part.findings.iter().all(|found| found.reason != Reason::NotChecked);
-    let valid = |part: &&ArtifactProof| part.rung >= Some(rung.min(HIGHEST));
+    let wanted = |index: usize| rung.min(if index < of_artifacts { HIGHEST } else { snapshots::HIGHEST });
+    let valid = |(index, part): &(usize, &ArtifactProof)| part.rung >= Some(wanted(*index));
     let count = |parts: usize| u64::try_from(parts).unwrap_or(u64::MAX);
     let stored = |key: &str| {
         let of = looked.manifest.iter().flat_map(|manifest| &manifest.artifacts).find(|artifact| artifact.key == key);
@@ -222,12 +222,12 @@ async fn keep(
     let artifacts = Counts {
         found: count(parts.len()),
         checked: count(parts.iter().filter(checked).count()),
-        valid: count(parts.iter().filter(valid).count()),
+        valid: count(parts.iter().enumerate().filter(valid).count()),
     };
     let bytes = Counts {
         found: parts.iter().map(|part| stored(&part.key)).sum(),
         checked: parts.iter().map(|part| part.read_bytes).sum(),
-        valid: parts.iter().filter(valid).map(|part| part.read_bytes).sum(),
+        valid: parts.iter().enumerate().filter(valid).map(|(_, part)| part.read_bytes).sum(),
     };
     findings.extend(parts.into_iter().flat_map(|part| part.findings));
     let took = began.elapsed();
@@ -261,14 +261,4 @@ async fn keep(
         tracing::warn!(backup.id = %backup, ?reason, artifact, "`{backup}` is not as it should be: {artifact}: {}", found.says);
     }
     Ok(proof)
-}
-
-/// What RDS keeps for us is not looked at here.
-fn snapshots(manifest: &BackupManifest) -> Vec<Finding> {
-    let Source::PostgreSql { snapshots, .. } = &manifest.source else { return Vec::new() };
-    let unseen = |arn: &str| {
-        let says = format!("the snapshot `{arn}` was not asked for");
-        finding(Rung::Present, Reason::NotChecked, None, says)
-    };
-    snapshots.iter().map(|snapshot| unseen(&snapshot.arn)).collect()
 }

@@ -1,7 +1,7 @@
 //! Marks what may expire, and never the last proven one of a subject.
 //!
-//! Nothing is deleted here: a lifecycle rule of the bucket expires objects with the tag, and Object Lock keeps their versions
-//! until their date. What has no tag never expires.
+//! No object is deleted here: a lifecycle rule of the bucket expires objects with the tag, and Object Lock keeps their versions
+//! until their date. What has no tag never expires. Snapshots of RDS have no lifecycle, so those are deleted, a day later.
 
 use std::collections::BTreeMap;
 
@@ -13,12 +13,14 @@ use recovery::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, World};
+use crate::{Error, World, snapshots};
 
 /// The tag that the lifecycle rule looks for.
 pub const RETENTION_TAG: &str = "recovery-retention";
 /// Its value.
 pub const EXPIRED: &str = "expired";
+/// The field of the note in the evidence bucket.
+pub(crate) const MARKED_AT: &str = "marked_at";
 /// The most backups of one call; the next one takes the rest.
 const MOST: usize = 100;
 
@@ -30,6 +32,12 @@ pub struct Retained {
     pub expired: Vec<BackupId>,
     /// Kept although they are too old, because nothing newer is proven; a kind and a subject each.
     pub kept: Vec<String>,
+    /// Snapshots that were deleted, by ARN.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub removed: Vec<String>,
+    /// Why snapshots were left that should have been deleted; the next call tries again.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub left: Vec<String>,
 }
 
 pub(crate) async fn retain(at: Timestamp, plan: &Plan, world: &World<'_>) -> Result<Retained, Error> {
@@ -54,6 +62,7 @@ pub(crate) async fn retain(at: Timestamp, plan: &Plan, world: &World<'_>) -> Res
             }
         }
     }
+    snapshots::remove(at, plan, world, &mut retained).await?;
     Ok(retained)
 }
 
@@ -76,7 +85,7 @@ async fn expire(backup: &BackupId, at: Timestamp, world: &World<'_>) -> Result<(
         }
     }
     mark(&manifest, world).await?;
-    let note = BTreeMap::from([("marked_at", at)]);
+    let note = BTreeMap::from([(MARKED_AT, at)]);
     match put_json(world.catalogue.evidence, &backup.expired_key(), &note, Precondition::Absent).await {
         // An earlier attempt got so far.
         Ok(()) | Err(StoreError::PreconditionFailed { .. }) => Ok(()),

@@ -126,12 +126,11 @@ fn unready(snapshots: &Vec<VolumeSnapshot>) -> Option<String> {
 
 fn unreplicated(sample: &ReplicationSample) -> Option<String> {
     let wrong = sample.wrong();
-    (wrong > 0).then(|| {
-        format!(
-            "{wrong} of {} objects of `{}` are not in `{}` as they should be",
-            sample.checked, sample.source, sample.copy
-        )
-    })
+    if wrong > 0 {
+        let (checked, source, copy) = (sample.checked, &sample.source, &sample.copy);
+        return Some(format!("{wrong} of {checked} objects of `{source}` are not in `{copy}` as they should be"));
+    }
+    sample.trouble.clone()
 }
 
 fn uncopied(digests: &ImageDigests) -> Option<String> {

@@ -6,11 +6,10 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use backup_trigger::backup_trigger;
 use checksum_verify::{EXPIRED, Error, Planned, RETENTION_TAG, Response, Retained, World, checksum_verify};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use lab::{
-    aws::{Aws as EmulatedAws, Seed},
-    faults::{Desk, HttpProxy, Script, Selector, Times, Upstream},
-    postgres::{Options, Pair, Passwords},
+    backups::Databases,
+    faults::{Script, Selector, Times},
 };
 use recovery::{
     backup::{
@@ -29,40 +28,23 @@ use recovery_sites::Takers;
 const DUE: &str = "2026-11-26T02:00:00Z";
 
 struct Platform {
-    pair: Pair,
-    emulated: EmulatedAws,
-    desk: Desk,
+    site: Databases,
     plan: Arc<Plan>,
     aws: Aws,
     takers: Takers,
-    _proxy: HttpProxy,
 }
 
 async fn platform() -> Platform {
-    let passwords = Passwords::new();
-    let pair = Pair::start(Options { passwords: Some(passwords.clone()), ..Options::default() }).await.unwrap();
-    let emulated = EmulatedAws::start().await.unwrap();
-    emulated.seed(&Seed { passwords: Some(passwords), ..Seed::default() }).await.unwrap();
-    let desk = Desk::default();
-    let proxy = HttpProxy::start(Upstream::plain(emulated.control_url()), desk.clone()).await.unwrap();
-    emulated.route("S3", proxy.url());
-
-    let mut plan = Plan::parse("plans/sparc.toml", include_str!("../../../plans/sparc.toml")).unwrap();
-    plan.postgresql.driver = Driver::SelfManaged;
-    plan.postgresql.ca_file = pair.primary.data().join("authority.crt").display().to_string();
-    for (server, real) in [(&mut plan.postgresql.primary, &pair.primary), (&mut plan.postgresql.standby, &pair.standby)]
-    {
-        server.host = real.host().to_owned();
-        server.port = real.port();
-    }
+    let site = Databases::start(Driver::SelfManaged).await.unwrap();
+    let mut plan = site.account.plan.clone();
     plan.backups.read_from = Taken::Primary;
     let logical = plan.backups.policy(Kind::Logical).unwrap().clone();
     plan.backups.policies = vec![logical.clone(), Policy { kind: Kind::Physical, ..logical }];
     let plan = Arc::new(plan);
-    let aws = Aws::from_environment(&plan, emulated.env()).await;
+    let aws = Aws::from_environment(&plan, site.account.aws.env()).await;
     let settings = Settings { plan: Arc::clone(&plan), folder: "/".into() };
     let takers = recovery_sites::takers(&settings, &aws).unwrap();
-    Platform { pair, emulated, desk, plan, aws, takers, _proxy: proxy }
+    Platform { site, plan, aws, takers }
 }
 
 fn id(kind: Kind) -> BackupId {
@@ -96,7 +78,7 @@ impl Platform {
         let (backups, wal) = (self.aws.backups(), self.aws.wal_archive());
         let (list, evidence) = (self.aws.evidence_list(), self.aws.evidence());
         let catalogue = Catalogue { list: &*list, evidence: &*evidence };
-        let world = World { backups: &*backups, wal: &*wal, catalogue };
+        let world = World { backups: &*backups, wal: &*wal, catalogue, snapshots: &[] };
         checksum_verify(&request, plan, &world, Timestamp::now()).await
     }
 
@@ -123,8 +105,29 @@ impl Platform {
         bytes
     }
 
+    /// Writes an object of a backup, kept as backups are.
     async fn put(&self, key: &str, bytes: Vec<u8>) {
-        self.emulated.put_object(&self.plan.buckets.backups, key, bytes).await.unwrap();
+        let headers = self.kept_as(&BackupId::of_key(key).unwrap());
+        self.put_kept(key, bytes, &headers).await;
+    }
+
+    async fn put_kept(&self, key: &str, bytes: Vec<u8>, headers: &BTreeMap<&str, String>) {
+        let headers: Vec<(&str, &str)> = headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        let bucket = &self.plan.buckets.backups;
+        self.site.account.aws.put_object_with(bucket, key, &headers, bytes).await.unwrap();
+    }
+
+    /// The words that a backup's objects are written with.
+    fn kept_as(&self, backup: &BackupId) -> BTreeMap<&'static str, String> {
+        let days = self.plan.backups.policy(backup.kind).unwrap().retention_days;
+        let until = backup.due_at + SignedDuration::from_hours(24 * i64::from(days));
+        BTreeMap::from([
+            ("x-amz-server-side-encryption", "aws:kms".to_owned()),
+            ("x-amz-server-side-encryption-aws-kms-key-id", self.plan.backups.kms_key.clone()),
+            ("x-amz-object-lock-mode", "COMPLIANCE".to_owned()),
+            ("x-amz-object-lock-retain-until-date", until.to_string()),
+            ("x-amz-storage-class", "STANDARD_IA".to_owned()),
+        ])
     }
 
     async fn manifest(&self, backup: &BackupId) -> BackupManifest {
@@ -238,13 +241,58 @@ async fn every_damage_of_an_object_is_found_and_named() {
     assert_eq!(named, BTreeMap::from([(&*prod, reason), (&*auth, reason)]));
 
     platform.put(&auth, auth_bytes).await;
-    platform.emulated.delete_object(&platform.plan.buckets.backups, &prod).await.unwrap();
+    platform.site.account.aws.delete_object(&platform.plan.buckets.backups, &prod).await.unwrap();
     let proof = platform.prove(&id(Kind::Logical), Rung::Structure).await;
     assert_eq!((only(&proof).reason, only(&proof).artifact.as_deref()), (Reason::Missing, Some(&*prod)));
 
     platform.put(&prod, prod_bytes).await;
     let proof = platform.prove(&id(Kind::Logical), Rung::Structure).await;
     assert_eq!((proof.rung, proof.findings.len()), (Some(Rung::Structure), 0), "as it was before");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_right_bytes_that_are_kept_less_well_than_they_were_written_are_found() {
+    let platform = platform().await;
+    let manifest = platform.taken_without_versions(Kind::Logical).await;
+    let key = dump_of(&manifest, "sparc_prod").key.clone();
+    let bytes = platform.object(&key).await;
+    let as_written = platform.kept_as(&manifest.id);
+    let with = |changes: &[(&'static str, Option<&str>)]| {
+        let mut headers = as_written.clone();
+        for (name, value) in changes {
+            match value {
+                Some(value) => headers.insert(*name, (*value).to_owned()),
+                None => headers.remove(*name),
+            };
+        }
+        headers
+    };
+    let (mode, until) = ("x-amz-object-lock-mode", "x-amz-object-lock-retain-until-date");
+    let (encryption, kms_key) = ("x-amz-server-side-encryption", "x-amz-server-side-encryption-aws-kms-key-id");
+    let other = platform.site.account.aws.make_key().await.unwrap();
+    let situations = [
+        (with(&[(encryption, None), (kms_key, None)]), "under no key of KMS"),
+        (with(&[(kms_key, Some(&other))]), other.as_str()),
+        (with(&[(mode, None), (until, None)]), "under the lock Off, written was Compliance"),
+        (with(&[(mode, Some("GOVERNANCE"))]), "under the lock Governance"),
+        (with(&[(until, Some("2026-12-25T02:00:00Z"))]), "locked until 2026-12-25T02:00:00Z"),
+        (with(&[("x-amz-storage-class", Some("GLACIER"))]), "read later than StandardIa"),
+    ];
+    for (headers, says) in situations {
+        platform.put_kept(&key, bytes.clone(), &headers).await;
+        let proof = platform.prove(&id(Kind::Logical), Rung::Structure).await;
+        let found = only(&proof);
+        assert_eq!((found.reason, found.artifact.as_deref()), (Reason::Protection, Some(&*key)), "{}", found.says);
+        assert!(found.says.contains(says), "{says}: {}", found.says);
+        assert_eq!((proof.rung, proof.artifacts.checked, proof.artifacts.valid), (None, 5, 4), "{says}");
+    }
+    // Made stricter, or moved to where it is read as soon: what was promised is kept.
+    let stricter = with(&[(until, Some("2027-12-26T02:00:00Z")), ("x-amz-storage-class", Some("GLACIER_IR"))]);
+    for headers in [stricter, as_written.clone()] {
+        platform.put_kept(&key, bytes.clone(), &headers).await;
+        let proof = platform.prove(&id(Kind::Logical), Rung::Structure).await;
+        assert_eq!((proof.rung, proof.findings.as_slice()), (Some(Rung::Structure), &[][..]));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -358,25 +406,50 @@ async fn bodies_that_break_off_trickle_or_are_throttled_are_read_to_their_end_al
         (Times::First(1), Script::LoseAnswer),
     ];
     for (times, script) in situations {
-        platform.desk.clear();
-        let laid = platform.desk.lay(object(), times, script.clone());
+        platform.site.account.desk.clear();
+        let laid = platform.site.account.desk.lay(object(), times, script.clone());
         let proof = platform.prove(&id(Kind::Logical), Rung::Structure).await;
         assert_eq!((proof.rung, proof.findings.as_slice()), (Some(Rung::Structure), &[][..]), "{script:?}");
-        assert!(platform.desk.fired().iter().any(|call| call.fired_by == Some(laid)), "{script:?} did not act");
+        assert!(
+            platform.site.account.desk.fired().iter().any(|call| call.fired_by == Some(laid)),
+            "{script:?} did not act"
+        );
     }
 
     // An object that nobody can read says nothing of itself: no finding, no proof.
-    platform.desk.clear();
-    platform.desk.lay(object(), Times::Always, throttled);
     let (list, evidence) = (platform.aws.evidence_list(), platform.aws.evidence());
     let catalogue = Catalogue { list: &*list, evidence: &*evidence };
     let proofs = async || catalogue.known(Kind::Logical, "sparc-prod").await.unwrap()[0].proofs.len();
     let before = proofs().await;
-    let request =
-        ChecksumVerifyRequest::Prove { run: "test".to_owned(), backup: id(Kind::Logical), rung: Rung::Structure };
-    let away = platform.ask(request).await.unwrap_err();
-    assert_eq!(away.fault(), Fault::Transient, "{away:?}");
-    assert_eq!(proofs().await, before);
+    let described = || Selector::request("HEAD", &key).of("s3");
+    let unreadable = [
+        (object(), throttled.clone()),
+        (object(), Script::LoseAnswer),
+        (object(), Script::BreakBody { after_bytes: 0 }),
+        (described(), throttled.clone()),
+        (Selector::request("GET", "manifest.json").of("s3"), throttled),
+    ];
+    for (calls, script) in unreadable {
+        platform.site.account.desk.clear();
+        platform.site.account.desk.lay(calls, Times::Always, script.clone());
+        let (run, backup, rung) = ("broken".to_owned(), id(Kind::Logical), Rung::Structure);
+        let whole = ChecksumVerifyRequest::Prove { run: run.clone(), backup: backup.clone(), rung };
+        let one =
+            ChecksumVerifyRequest::ProveArtifact { run: run.clone(), backup: backup.clone(), key: key.clone(), rung };
+        for request in [whole, one] {
+            let away = platform.ask(request).await.unwrap_err();
+            assert_eq!(away.fault(), Fault::Transient, "{script:?}: {away:?}");
+            assert!(recovery::fault::chain(&away).contains(&backup.folder()), "{away:?}");
+        }
+        assert_eq!(proofs().await, before, "{script:?}");
+    }
+    // Whoever puts the run together says that nobody has looked, and not that all is well.
+    platform.site.account.desk.clear();
+    let conclude =
+        ChecksumVerifyRequest::Conclude { run: "broken".to_owned(), backup: id(Kind::Logical), rung: Rung::Structure };
+    let Response::Proof(proof) = platform.ask(conclude).await.unwrap() else { unreachable!("a proof") };
+    assert_eq!((proof.rung, proof.artifacts.checked, proof.artifacts.found), (None, 0, 5));
+    assert!(proof.findings.iter().all(|found| found.reason == Reason::NotChecked));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -471,7 +544,7 @@ async fn a_segment_that_is_missing_or_of_another_system_is_found_behind_its_base
     let manifest = platform.manifest(&id(Kind::Physical)).await;
     let Source::PostgreSql { system_identifier, timeline, .. } = &manifest.source else { unreachable!("PostgreSQL") };
     let (system, timeline): (u64, u32) = (system_identifier.as_ref().unwrap().parse().unwrap(), timeline.unwrap());
-    let admin = platform.pair.primary.admin().await.unwrap();
+    let admin = platform.site.pair.primary.admin().await.unwrap();
     for round in 0..3 {
         let statements = format!("create table behind_{round} (a int); select pg_switch_wal()");
         admin.batch_execute(&statements).await.unwrap();
@@ -480,11 +553,17 @@ async fn a_segment_that_is_missing_or_of_another_system_is_found_behind_its_base
         let listed = "select name from pg_ls_waldir() where name ~ '^[0-9A-F]{24}$' and name < pg_walfile_name(pg_current_wal_lsn()) order by 1";
         admin.query(listed, &[]).await.unwrap().iter().map(|row| row.get(0)).collect()
     };
-    let folder = platform.pair.primary.data().join("pg_wal");
+    let folder = platform.site.pair.primary.data().join("pg_wal");
     let key = |name: &str| format!("wal/{system}/{timeline:08X}/{name}.zst");
     let bucket = platform.plan.buckets.wal_archive.clone();
     let archive = async |name: &str, bytes: &[u8]| {
-        platform.emulated.put_object(&bucket, &key(name), zstd::stream::encode_all(bytes, 1).unwrap()).await.unwrap();
+        platform
+            .site
+            .account
+            .aws
+            .put_object(&bucket, &key(name), zstd::stream::encode_all(bytes, 1).unwrap())
+            .await
+            .unwrap();
     };
     for name in &segments {
         archive(name, &std::fs::read(folder.join(name)).unwrap()).await;
@@ -503,7 +582,7 @@ async fn a_segment_that_is_missing_or_of_another_system_is_found_behind_its_base
 
     let second_last = &segments[segments.len() - 2];
     let whole = std::fs::read(folder.join(second_last)).unwrap();
-    platform.emulated.delete_object(&bucket, &key(second_last)).await.unwrap();
+    platform.site.account.aws.delete_object(&bucket, &key(second_last)).await.unwrap();
     let proof = prove().await;
     assert_eq!((only(&proof).reason, only(&proof).artifact.as_deref()), (Reason::WalGap, Some(&*key(second_last))));
     assert_eq!(proof.rung, Some(Rung::Digests));

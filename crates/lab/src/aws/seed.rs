@@ -10,6 +10,7 @@ use super::{ACCOUNT, Aws, PRIMARY, SECONDARY, TERTIARY};
 use crate::edge::PUBLIC_NAME;
 use crate::error::{Error, Result};
 use crate::postgres::{Passwords, Role};
+use crate::rds::cluster_arn;
 use crate::stack::{Companion, Stack};
 use crate::{workloads, xml};
 
@@ -35,6 +36,11 @@ const REPLICA_STACK: &str = "sparc-recovery-replica";
 const XMLNS: &str = r#"xmlns="https://route53.amazonaws.com/doc/2013-04-01/""#;
 pub(crate) const INSTANCE: &str = "sparc-prod";
 pub(crate) const REPLICA: &str = "sparc-prod-replica-us-west-2";
+
+/// The key of the databases in a region. Nothing is ever encrypted with it.
+fn database_key(region: &str) -> String {
+    format!("arn:aws:kms:{region}:{ACCOUNT}:key/0db0db0d-0000-4000-8000-000000000000")
+}
 
 /// What the seeding needs to know of the rest of the lab.
 #[derive(Debug, Clone, Default)]
@@ -448,6 +454,8 @@ impl Aws {
             // Nobody logs in with it: the servers behind are the lab's own.
             ("MasterUserPassword", "unused-by-the-lab"),
             ("BackupRetentionPeriod", "7"),
+            ("StorageEncrypted", "true"),
+            ("KmsKeyId", &database_key(PRIMARY)),
         ];
         self.query("rds", PRIMARY, "CreateDBInstance", &primary).await?;
         let source = format!("arn:aws:rds:{PRIMARY}:{ACCOUNT}:db:{INSTANCE}");
@@ -455,8 +463,23 @@ impl Aws {
             ("DBInstanceIdentifier", REPLICA),
             ("SourceDBInstanceIdentifier", source.as_str()),
             ("DBInstanceClass", "db.m6g.large"),
+            ("KmsKeyId", &database_key(SECONDARY)),
         ];
-        self.query("rds", SECONDARY, "CreateDBInstanceReadReplica", &replica).await.map(drop)
+        self.query("rds", SECONDARY, "CreateDBInstanceReadReplica", &replica).await?;
+        for region in [PRIMARY, SECONDARY] {
+            let arn = cluster_arn(region);
+            let cluster = [
+                ("DBClusterIdentifier", arn.rsplit(':').next().unwrap_or_default()),
+                ("Engine", "aurora-postgresql"),
+                ("EngineVersion", "15.10"),
+                ("MasterUsername", "sparc_recovery"),
+                ("MasterUserPassword", "unused-by-the-lab"),
+                ("StorageEncrypted", "true"),
+                ("KmsKeyId", &database_key(region)),
+            ];
+            self.query("rds", region, "CreateDBCluster", &cluster).await?;
+        }
+        Ok(())
     }
 
     /// Two subnets of a region with room for two thousand addresses each.

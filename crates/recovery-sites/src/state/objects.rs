@@ -1,13 +1,14 @@
-//! What the replication of objects has reached, by a sample.
+//! What the replication of objects has reached: by a sample, and by S3's own measure where the plan has time control.
 
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use recovery::{
     backup::{BackupId, Content, EVIDENCE_PREFIX, Source},
+    fault::chain,
     holdings::{MARKER_KEY, Marker},
-    replication::{self, Look, Objects},
+    replication::{self, Look, Objects, ReplicationMeter},
     store::{ObjectStore, Precondition, get_json, put_json},
 };
 use recovery_datapath::{Made, Sink, TakeError, Taker};
@@ -15,6 +16,8 @@ use serde::{Deserialize, Serialize};
 
 /// Objects by chance, and as many of the newest: two questions each.
 const SAMPLE: usize = 100;
+/// How far back S3's metrics are read: some looks, so that no minute is in none.
+const MEASURED_OVER: SignedDuration = SignedDuration::from_hours(1);
 /// Objects that are listed in one look: twenty pages.
 const MOST_LISTED: usize = 20_000;
 
@@ -24,6 +27,7 @@ pub(super) struct ObjectsTaker {
     /// The same two, to read the watcher's heartbeat from.
     pub markers: [Arc<dyn ObjectStore>; 2],
     pub evidence: Arc<dyn ObjectStore>,
+    pub meter: Option<Arc<dyn ReplicationMeter>>,
     pub within: Duration,
 }
 
@@ -58,6 +62,15 @@ impl Taker for ObjectsTaker {
         let seen = replication::look(&*self.source, &*self.copy, &look).await;
         let mut seen = seen.map_err(|error| TakeError::source("looking at replicated objects", error))?;
         seen.marker_behind_seconds = self.marker_behind_seconds().await;
+        if let Some(meter) = &self.meter {
+            // The sample is worth as much without it, so that nobody could ask is noted and fails nothing.
+            match meter.measured(look.now - MEASURED_OVER, look.now).await {
+                Ok(measured) => {
+                    (seen.measured, seen.trouble) = (Some(measured), measured.wrong(self.within));
+                }
+                Err(error) => seen.trouble = Some(chain(&error)),
+            }
+        }
         super::write(sink, "replication.json", Content::ReplicationStatus, &seen).await?;
         // Kept last: a look that was not written is taken again.
         let next = Cursor { after: seen.next.clone() };

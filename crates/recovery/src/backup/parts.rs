@@ -5,14 +5,17 @@ use std::collections::BTreeMap;
 use async_trait::async_trait;
 use bytes::Bytes;
 use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 
 use super::Lock;
 use crate::{plan::StorageClass, store::StoreError};
 
 /// How an object is kept.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Keeping {
     /// KMS key; absent leaves it to the bucket.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kms_key: Option<String>,
     /// Storage class.
     pub storage_class: StorageClass,
@@ -47,6 +50,9 @@ pub trait PartStore: Send + Sync {
 
     /// The newest upload of exactly this key that was begun and not ended.
     async fn unfinished(&self, key: &str) -> Result<Option<String>, StoreError>;
+
+    /// Every upload below a prefix that was begun and not ended: key and id.
+    async fn unfinished_below(&self, prefix: &str) -> Result<Vec<(String, String)>, StoreError>;
 
     /// Begins an upload with a full-object CRC64NVME; returns its id.
     async fn begin(&self, key: &str, keeping: &Keeping) -> Result<String, StoreError>;

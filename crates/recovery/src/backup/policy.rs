@@ -166,6 +166,12 @@ impl Backups {
                     format!("a backup of kind `{kind}` is kept for 0 days; keep it for at least 1"),
                 ));
             }
+            if kind == Kind::Snapshot && matches!(policy.proven_to, Rung::Digests | Rung::Structure) {
+                return Some((
+                    at(&format!("backups.policy.{i}.proven_to")),
+                    "RDS lets nobody read a snapshot; write `present`, or `restored` where each is restored".to_owned(),
+                ));
+            }
             if plan.component(&policy.recovers).is_none() {
                 let known = plan.components.iter().map(|component| component.name.as_str());
                 let hint =

@@ -81,6 +81,12 @@ pub enum Reason {
     Stale,
     /// It was not looked at, and so is not known to be good.
     NotChecked,
+    /// The service that keeps it says that nothing can be restored from it.
+    Unusable,
+    /// It is kept otherwise than was written: under another key, under a weaker lock, in a slower storage class.
+    Protection,
+    /// Others may read it.
+    Exposed,
 }
 
 /// One thing that is not as it should be.

@@ -6,6 +6,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use jiff::Timestamp;
 
+use super::Lock;
 use crate::{plan::StorageClass, store::StoreError};
 
 /// An object as its bucket describes it; nothing of it is read.
@@ -27,6 +28,8 @@ pub struct ObjectVersion {
     pub storage_class: Option<StorageClass>,
     /// KMS key that it is encrypted with.
     pub kms_key: Option<String>,
+    /// Object Lock: its mode. S3 says it only to who may read the retention.
+    pub lock: Lock,
     /// Object Lock: nobody can delete it before.
     pub retain_until: Option<Timestamp>,
     /// It lies in cold storage and was not brought back.
