@@ -115,7 +115,10 @@ impl Cluster {
         match tokio::time::timeout(self.at.limits.request, answer).await {
             Ok(Ok(text)) => Ok(text),
             Ok(Err(kube::Error::Api(status))) => {
-                let body = serde_json::to_value(&*status).unwrap_or_else(|_| json!({}));
+                let mut body = json!({ "kind": "Status", "apiVersion": "v1" });
+                if let (Some(body), Ok(Value::Object(said))) = (body.as_object_mut(), serde_json::to_value(&*status)) {
+                    body.extend(said);
+                }
                 Err(JobError::Refused { status: status.code, body })
             }
             Ok(Err(error)) => Err(Error::from_kube(&self.at.cluster, doing, error).into()),

@@ -132,9 +132,8 @@ impl Node {
     /// Names of the pods that run now.
     pub fn running(&self) -> Vec<String> {
         let mut pods = lock(&self.pods);
-        let running = |(key, running): (&(String, String), &mut Running)| {
-            running.process.is_running().then(|| key.1.clone())
-        };
+        let running =
+            |(key, running): (&(String, String), &mut Running)| running.process.is_running().then(|| key.1.clone());
         pods.iter_mut().filter_map(running).collect()
     }
 }
