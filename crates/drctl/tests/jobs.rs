@@ -50,10 +50,9 @@ impl Stage {
         assert!(plan.contains(rate));
         let plan = plan.replacen(rate, "bytes_per_second = 1_000", 1);
         let lab = lab::Options { kubernetes: Some([Flavour::Small, Flavour::Real]), ..World::options() };
-        let programs = tokio::task::spawn_blocking(|| stack::programs(&repository()));
-        let (world, programs) =
-            tokio::join!(World::with(Driver::SelfManaged, Approval::Automatic, plan, lab), programs);
-        let program = programs.unwrap().unwrap()["backup-trigger"].clone();
+        let program = tokio::task::spawn_blocking(|| stack::program(&repository(), "backup-trigger", "jobs"));
+        let (world, program) = tokio::join!(World::with(Driver::SelfManaged, Approval::Automatic, plan, lab), program);
+        let program = program.unwrap().unwrap();
         let cluster = world.platform.lab.secondary_cluster().unwrap();
         let image = Image { name: IMAGE.to_owned(), program, env: world.platform.lab.env() };
         let node = cluster.run_jobs(NodeOptions { images: vec![image], scale }).await.unwrap();
