@@ -132,8 +132,8 @@ async fn a_job_that_was_started_is_told_at_once_and_once_also_when_its_runner_is
     let journal = folder.path().join("journal");
     let file = FileJournal::create(&journal).await.unwrap();
     let execution = Execution::start(Arc::clone(&machine), json!({}), settings).with_journal(file);
-    let starter = Starter { ends: false };
-    let running = execution.run(&starter, &SystemClock, &mut Unobserved);
+    let (starter, mut unobserved) = (Starter { ends: false }, Unobserved);
+    let running = execution.run(&starter, &SystemClock, &mut unobserved);
     let started = async {
         while !std::fs::read_to_string(&journal).unwrap().contains("ExecutionArn") {
             tokio::time::sleep(std::time::Duration::from_millis(2)).await;
