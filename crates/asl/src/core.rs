@@ -950,9 +950,7 @@ impl Core {
                         self.submitted(&mut frame, state, task, output);
                     } else {
                         if let Some(submitted) = submitted {
-                            let (event_type, mut details) = task_event(&task.resource, TaskMoment::Submitted);
-                            push_output(&mut details, submitted.into());
-                            self.emit(&mut frame, event_type, state, details);
+                            self.note_submission(&mut frame, state, task, submitted);
                         }
                         self.task_succeeded(&mut frame, state, task, output);
                     }
@@ -1013,22 +1011,28 @@ impl Core {
         let machine = Arc::clone(&self.machine);
         let state = &machine.groups[frame.group].states[frame.state];
         if let StateKind::Task(task) = &state.kind {
-            let (event_type, mut details) = task_event(&task.resource, TaskMoment::Submitted);
-            push_output(&mut details, output.into());
-            self.emit(&mut frame, event_type, state, details);
+            self.note_submission(&mut frame, state, task, output);
         }
         self.frames.insert(id, frame);
     }
 
-    /// The call that hands out the token has ended; the token is still out.
-    fn submitted(&mut self, frame: &mut Frame, state: &State, task: &Task, output: Value) {
+    /// The event of work that goes on elsewhere, once: a runner that was resumed may find the job that it had started.
+    fn note_submission(&mut self, frame: &mut Frame, state: &State, task: &Task, output: Value) {
+        let Phase::Calling(calling) = &mut frame.phase else { return };
+        if std::mem::replace(&mut calling.submitted, true) {
+            return;
+        }
         let (event_type, mut details) = task_event(&task.resource, TaskMoment::Submitted);
         push_output(&mut details, output.into());
         self.emit(frame, event_type, state, details);
+    }
+
+    /// The call that hands out the token has ended; the token is still out.
+    fn submitted(&mut self, frame: &mut Frame, state: &State, task: &Task, output: Value) {
+        self.note_submission(frame, state, task, output);
         let Phase::Calling(calling) = &mut frame.phase else {
             return;
         };
-        calling.submitted = true;
         match calling.early.take() {
             Some(TokenAnswer::Success(output)) => self.task_succeeded(frame, state, task, output),
             Some(TokenAnswer::Failure { error, cause }) => self.task_failed(frame, state, task, error, cause),
@@ -1280,6 +1284,7 @@ impl Core {
             heartbeat_seconds: heartbeat,
             timeout_seconds: timeout,
             may_repeat: false,
+            submissions: None,
             credentials,
             idempotency_key: self.idempotency_key(frame, state),
         }));

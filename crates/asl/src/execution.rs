@@ -24,7 +24,7 @@ use crate::core::{Core, Effect, Input, Progress, Refusal, Settings};
 use crate::definition::Machine;
 use crate::history::HistoryEvent;
 use crate::journal::{ENGINE_VERSION, Journal, JournalError, Record};
-use crate::task::{ExecutionOutcome, TaskCall, TaskOutcome};
+use crate::task::{ExecutionOutcome, Submission, TaskCall, TaskOutcome};
 
 /// Does what Task states ask for.
 #[async_trait]
@@ -386,6 +386,8 @@ impl Execution {
         let (closed, _) = mpsc::unbounded_channel();
         drop(std::mem::replace(&mut self.sender, closed));
         let mut calls: FuturesUnordered<Call<'_>> = FuturesUnordered::new();
+        // One sender is kept, so the channel never closes.
+        let (submissions, mut submitted) = mpsc::unbounded_channel::<Submission>();
         let mut aborts: HashMap<u64, AbortHandle> = HashMap::new();
         let mut listening = true;
         let unseen = std::mem::take(&mut self.unseen);
@@ -410,6 +412,7 @@ impl Execution {
                         let id = call.call;
                         let (abort, registration) = AbortHandle::new_pair();
                         aborts.insert(id, abort);
+                        let call = TaskCall { submissions: Some(submissions.clone()), ..call };
                         let work = Abortable::new(surviving(handler, call), registration);
                         calls.push(Box::pin(async move { (id, work.await) }));
                     }
@@ -447,6 +450,8 @@ impl Execution {
                             continue;
                         }
                     },
+                    // Before the answers: what was started is told before how it ended.
+                    Some((call, output)) = submitted.recv(), if !calls.is_empty() => Input::CallSubmitted { call, output },
                     Some((call, outcome)) = calls.next(), if !calls.is_empty() => {
                         aborts.remove(&call);
                         match outcome {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use tokio::sync::mpsc;
 
 use crate::definition::Resource;
 use crate::payload::Payload;
@@ -35,7 +36,12 @@ pub struct TaskCall {
     /// The same for the same attempt of the same visit of the same state of the same execution, also after the runner
     /// was killed and resumed; different for every other.
     pub idempotency_key: String,
+    /// Who hears that a job was started.
+    pub(crate) submissions: Option<mpsc::UnboundedSender<Submission>>,
 }
+
+/// The call that started a job, and what the service answered.
+pub(crate) type Submission = (u64, Value);
 
 /// A Lambda function that a call is for.
 #[derive(Debug, Clone, PartialEq)]
@@ -61,6 +67,15 @@ impl TaskCall {
                 Some(FunctionCall { function: &self.resource.arn, payload: self.payload.value() })
             }
             _ => None,
+        }
+    }
+
+    /// Tells that the job of a `.sync` resource was started, with what the service answered: the history says so while it
+    /// runs, and also if it fails. Once is enough; a second time changes nothing.
+    pub fn submitted(&self, answer: Value) {
+        if let Some(submissions) = &self.submissions {
+            // The execution may have ended.
+            let _: Result<(), _> = submissions.send((self.call, answer));
         }
     }
 
@@ -92,7 +107,7 @@ pub enum TaskOutcome {
     Success {
         /// The result. When the resource waits for a token, what the call that handed out the token answered.
         output: Value,
-        /// For `.sync` resources: what the service answered when the job was started.
+        /// For `.sync` resources: what the service answered when the job was started, unless [`TaskCall::submitted`] said so.
         submitted: Option<Value>,
     },
     /// It failed.

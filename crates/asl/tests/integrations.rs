@@ -6,7 +6,11 @@
 use std::sync::Arc;
 
 use asl::core::{Core, Effect, Input};
-use asl::{HistoryEvent, Machine, Settings, TaskCall, TaskOutcome};
+use asl::{
+    Execution, FileJournal, HistoryEvent, Machine, Settings, SystemClock, TaskCall, TaskHandler, TaskOutcome,
+    Unobserved,
+};
+use async_trait::async_trait;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
@@ -98,6 +102,59 @@ fn a_job_that_fails_is_a_failed_task_with_the_jobs_description_as_cause() {
     world.ends(TaskOutcome::failure("States.TaskFailed", "{\"Status\":\"FAILED\"}"));
     assert_eq!(world.types(), ["TaskScheduled", "TaskStarted", "TaskSubmitted", "TaskFailed", "ExecutionFailed"]);
     assert_eq!(world.error(), Some("States.TaskFailed"));
+}
+
+/// Starts a job that never ends, or finds it and tells how it ended.
+struct Starter {
+    ends: bool,
+}
+
+#[async_trait]
+impl TaskHandler for Starter {
+    async fn invoke(&self, call: TaskCall) -> TaskOutcome {
+        assert_eq!(call.may_repeat, self.ends, "whoever comes after a killed runner is warned");
+        call.submitted(json!({"ExecutionArn": "e"}));
+        if !self.ends {
+            std::future::pending::<()>().await;
+        }
+        tokio::task::yield_now().await;
+        TaskOutcome::failure("States.TaskFailed", "{}")
+    }
+}
+
+#[tokio::test]
+async fn a_job_that_was_started_is_told_at_once_and_once_also_when_its_runner_is_killed() {
+    let definition = json!({"QueryLanguage": "JSONata", "StartAt": "T", "States": {
+        "T": {"Type": "Task", "Resource": "arn:aws:states:::eks:runJob.sync", "Arguments": {}, "End": true}}});
+    let machine = Arc::new(Machine::parse(&definition.to_string()).unwrap());
+    let settings = Settings::new("us-east-1", "111122223333", "Machine", "run");
+    let folder = tempfile::tempdir().unwrap();
+    let journal = folder.path().join("journal");
+    let file = FileJournal::create(&journal).await.unwrap();
+    let execution = Execution::start(Arc::clone(&machine), json!({}), settings).with_journal(file);
+    let (starter, mut unobserved) = (Starter { ends: false }, Unobserved);
+    let running = execution.run(&starter, &SystemClock, &mut unobserved);
+    let started = async {
+        while !std::fs::read_to_string(&journal).unwrap().contains("ExecutionArn") {
+            tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+        }
+    };
+    // The runner is dropped here, as if it were killed.
+    tokio::select! {
+        ended = running => panic!("{ended:?}"),
+        () = started => {}
+    }
+
+    let (file, records) = FileJournal::open(&journal).await.unwrap();
+    let execution = Execution::resume(machine, &records, file, 0).unwrap();
+    let mut events: Vec<HistoryEvent> = Vec::new();
+    let outcome = execution.run(&Starter { ends: true }, &SystemClock, &mut events).await.unwrap();
+    assert_eq!(outcome.error.as_deref(), Some("States.TaskFailed"));
+    let types: Vec<&str> = events[2..].iter().map(|event| event.event_type.as_str()).collect();
+    assert_eq!(types, ["TaskScheduled", "TaskStarted", "TaskSubmitted", "TaskFailed", "ExecutionFailed"]);
+    let submitted = serde_json::to_value(&events[4]).unwrap();
+    assert_eq!(submitted["taskSubmittedEventDetails"]["resourceType"], json!("eks"));
+    assert_eq!(submitted["taskSubmittedEventDetails"]["resource"], json!("runJob.sync"));
 }
 
 #[test]

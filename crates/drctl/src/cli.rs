@@ -331,6 +331,13 @@ pub enum DeployCommand {
         #[arg(long)]
         json: bool,
     },
+    /// Print the ConfigMap that Jobs of backups read the plan from
+    #[command(after_help = "Example:\n  drctl deploy job | kubectl --context sparc-prod-us-west-2 apply -f -")]
+    Job {
+        /// The plan.
+        #[command(flatten)]
+        plan: PlanFile,
+    },
     /// Compare what is deployed with the plan, the platform and the account; changes nothing
     #[command(after_help = "Exit codes:
   0  a failover could start now

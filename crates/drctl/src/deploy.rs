@@ -7,6 +7,7 @@ use std::path::Path;
 
 use jiff::Timestamp;
 use recovery::{
+    backup::{JOB_CONFIG, JOB_PLAN, JobFile},
     database::ReplicaRole,
     failover::seconds_between,
     fault::chain,
@@ -44,6 +45,26 @@ pub fn parameters(file: &Path, json: bool) -> Result<u8, Problem> {
             tell!("{name}={value}");
         }
     }
+    Ok(exit::DONE)
+}
+
+/// Prints the ConfigMap that Jobs of backups read the plan from, for the cluster that runs them.
+pub fn job(file: &Path) -> Result<u8, Problem> {
+    let settings = settings(file)?;
+    let mut data = Map::new();
+    for JobFile { key, path } in JobFile::of_plan(&settings.plan) {
+        let place = if path == JOB_PLAN { file.to_owned() } else { settings.folder.join(&path) };
+        let text = std::fs::read_to_string(&place).map_err(|error| {
+            Problem::input(format!("`{}`, which the plan names, cannot be read: {error}", place.display()))
+        })?;
+        data.insert(key, text.into());
+    }
+    let map = json!({
+        "apiVersion": "v1", "kind": "ConfigMap",
+        "metadata": { "name": JOB_CONFIG, "namespace": settings.plan.backups.job.namespace },
+        "data": data,
+    });
+    tell!("{}", pretty(&map)?);
     Ok(exit::DONE)
 }
 

@@ -95,6 +95,7 @@ fn act(command: Command) -> Result<ExitCode, Problem> {
         Command::Drill(args) => waiting(drill::drill(args)),
         Command::Deploy(args) => match args.command {
             DeployCommand::Parameters { plan, json } => deploy::parameters(&plan.plan, json),
+            DeployCommand::Job { plan } => deploy::job(&plan.plan),
             DeployCommand::Check { plan, stack, json } => waiting(deploy::check(plan, &stack, json)),
         },
         Command::Closure(args) => waiting(closure::show(args)),

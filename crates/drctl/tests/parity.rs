@@ -3,6 +3,9 @@
 //!
 //! Compared are how the execution ended, the record (`$run`) as the last function saw it, the output, and the order of
 //! the machine's states. What may differ is named in [`plain`] and [`for_the_emulator`], with the reason.
+//!
+//! The emulator has no `eks:runJob`: the events' backups fit into a Lambda, and what a Job adds is seen on our engine alone, in
+//! the test `jobs`.
 
 #![allow(clippy::unwrap_used)]
 

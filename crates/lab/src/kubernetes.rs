@@ -5,7 +5,7 @@
 //! and says so ([`Cluster::kind`]). Both take the same tokens, keep the same rights and are driven by the same
 //! [`Kubelet`], and one contract suite runs against both.
 //!
-//! Nothing runs containers here. A controller of the lab makes rollouts happen as far as the API can show them: pods with
+//! Nothing runs containers here, but a [`Node`] runs Jobs as processes. A controller of the lab makes rollouts happen as far as the API can show them: pods with
 //! their states, observed generations, replicas that become ready or do not. What a Deployment *does* is decided by the
 //! test or the drill through [`Kubelet`], which hears of every workload with its image and environment.
 //!
@@ -15,6 +15,7 @@
 mod admin;
 mod fields;
 mod kubelet;
+mod node;
 mod real;
 mod rights;
 mod serve;
@@ -33,6 +34,7 @@ use crate::tls::Authority;
 
 pub use admin::Admin;
 pub use kubelet::{EverythingRuns, Kubelet, Stuck, Verdict, Workload};
+pub use node::{Image, Node, NodeOptions};
 pub use real::assets;
 pub use tokens::{Caller, Refusal, TokenCheck};
 
@@ -204,6 +206,14 @@ impl Cluster {
             user: user.to_owned(),
             groups: groups.iter().map(|&group| group.to_owned()).collect(),
         });
+    }
+
+    /// Starts a node that runs the Jobs of this cluster.
+    ///
+    /// # Errors
+    /// It cannot serve logs, or the cluster does not take it.
+    pub async fn run_jobs(&self, options: NodeOptions) -> Result<Node> {
+        Node::start(self.admin.clone(), options).await
     }
 
     /// A hand that may do everything.

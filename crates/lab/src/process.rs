@@ -131,6 +131,13 @@ impl Process {
         matches!(self.child.try_wait(), Ok(None))
     }
 
+    /// How it ended: its exit code, or 128 and the signal that ended it; none while it runs.
+    pub fn exit_code(&mut self) -> Option<i32> {
+        use std::os::unix::process::ExitStatusExt;
+        let status = self.child.try_wait().ok().flatten()?;
+        Some(status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or_default()))
+    }
+
     pub fn signal(&self, signal: Signal) {
         send(self.child.id(), signal);
     }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use tokio::task::JoinHandle;
 
-use crate::edge::{Answered, Edge, Names};
+use crate::edge::{Edge, Names};
 use crate::error::{Error, Result};
 
 /// How closely moments are told apart.
@@ -39,11 +39,6 @@ struct Seen {
 pub struct Resolvers {
     seen: Arc<Mutex<Seen>>,
     task: JoinHandle<()>,
-}
-
-struct Kept {
-    answer: Option<String>,
-    until: Instant,
 }
 
 impl Resolvers {
@@ -84,20 +79,19 @@ fn lock(seen: &Mutex<Seen>) -> std::sync::MutexGuard<'_, Seen> {
     seen.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What each resolver keeps of the name.
-struct Caches(Vec<Kept>);
+/// Until when each resolver keeps the answer that it has.
+struct Caches(Vec<Instant>);
 
 impl Caches {
     /// All have asked at some moment within the last time to live, equally far from each other.
-    fn new(answer: &Answered, now: Instant, count: usize) -> Self {
-        let until = |i: usize| now + answer.kept_for.mul_f64((i + 1) as f64 / count as f64);
-        Self((0..count).map(|i| Kept { answer: answer.host.clone(), until: until(i) }).collect())
+    fn new(kept_for: Duration, now: Instant, count: usize) -> Self {
+        Self((0..count).map(|i| now + kept_for.mul_f64((i + 1) as f64 / count as f64)).collect())
     }
 
-    /// Whose answer has run out asks again. Returns who asked.
-    fn ask(&mut self, answer: &Answered, now: Instant) -> impl Iterator<Item = usize> {
-        self.0.iter_mut().enumerate().filter(move |(_, kept)| kept.until <= now).map(move |(i, kept)| {
-            *kept = Kept { answer: answer.host.clone(), until: now + answer.kept_for };
+    /// Whose answer has run out asks again, and keeps what it hears. Returns who asked.
+    fn ask(&mut self, kept_for: Duration, now: Instant) -> impl Iterator<Item = usize> {
+        self.0.iter_mut().enumerate().filter(move |(_, until)| **until <= now).map(move |(i, until)| {
+            *until = now + kept_for;
             i
         })
     }
@@ -105,7 +99,7 @@ impl Caches {
 
 async fn ask(names: Names, name: String, count: usize, seen: Arc<Mutex<Seen>>) {
     let first = names.answer(&name);
-    let mut caches = Caches::new(&first, Instant::now(), count);
+    let mut caches = Caches::new(first.kept_for, Instant::now(), count);
     loop {
         let answer = names.answer(&name);
         let has_moved = answer.host != first.host;
@@ -114,7 +108,7 @@ async fn ask(names: Names, name: String, count: usize, seen: Arc<Mutex<Seen>>) {
             if has_moved {
                 seen.without_cache_at.get_or_insert_with(Timestamp::now);
             }
-            for resolver in caches.ask(&answer, Instant::now()) {
+            for resolver in caches.ask(answer.kept_for, Instant::now()) {
                 if has_moved {
                     seen.with_cache_at[resolver].get_or_insert_with(Timestamp::now);
                 }
@@ -130,14 +124,12 @@ mod tests {
 
     #[test]
     fn a_name_moves_for_the_last_one_nearly_a_time_to_live_later_and_for_nobody_before() {
-        let kept_for = Duration::from_millis(600);
-        let answer = |host: &str| Answered { host: Some(host.to_owned()), kept_for };
-        let (begun, moves_at) = (Instant::now(), Duration::from_millis(1_000));
-        let mut caches = Caches::new(&answer("old"), begun, 12);
+        let (kept_for, moves_at) = (Duration::from_millis(600), Duration::from_millis(1_000));
+        let begun = Instant::now();
+        let mut caches = Caches::new(kept_for, begun, 12);
         let mut moved = vec![None; 12];
         for tick in (0..2_000).step_by(5).map(Duration::from_millis) {
-            let now = answer(if tick < moves_at { "old" } else { "new" });
-            for resolver in caches.ask(&now, begun + tick) {
+            for resolver in caches.ask(kept_for, begun + tick) {
                 if tick >= moves_at {
                     moved[resolver].get_or_insert(tick - moves_at);
                 }

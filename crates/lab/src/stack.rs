@@ -106,11 +106,24 @@ pub async fn tool(tool: Tool, program: &str, home: &Path) -> Result<tokio::proce
 /// # Errors
 /// They do not compile.
 pub fn programs(repository: &Path) -> Result<BTreeMap<String, PathBuf>> {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     // With `--tests`, because features of test dependencies would otherwise make another set of builds.
-    let arguments = ["build", "--workspace", "--locked", "--bins", "--tests", "--message-format=json", "--quiet"];
+    build(repository, &["--bins", "--tests"])
+}
+
+/// One of them, for the test binary `test`: nothing is built beside it that was not built for that test. Blocking.
+///
+/// # Errors
+/// It does not compile, or there is no such program.
+pub fn program(repository: &Path, name: &str, test: &str) -> Result<PathBuf> {
+    let built = build(repository, &["--bin", name, "--test", test])?.remove(name);
+    built.ok_or_else(|| Error::State(format!("cargo has built no program `{name}`")))
+}
+
+fn build(repository: &Path, what: &[&str]) -> Result<BTreeMap<String, PathBuf>> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let built = std::process::Command::new(cargo)
-        .args(arguments)
+        .args(["build", "--workspace", "--locked", "--message-format=json", "--quiet"])
+        .args(what)
         .current_dir(repository)
         .stdin(Stdio::null())
         .output()
@@ -118,7 +131,7 @@ pub fn programs(repository: &Path) -> Result<BTreeMap<String, PathBuf>> {
     if !built.status.success() {
         let said = String::from_utf8_lossy(&built.stderr);
         let said = said.lines().filter(|line| line.starts_with("error")).collect::<Vec<_>>().join(" | ");
-        return Err(Error::Program { program: "cargo build --workspace --bins --tests".into(), said });
+        return Err(Error::Program { program: format!("cargo build --workspace {}", what.join(" ")), said });
     }
     let messages = String::from_utf8_lossy(&built.stdout);
     let messages = messages.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());

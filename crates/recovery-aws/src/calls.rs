@@ -355,6 +355,8 @@ pub const CALLS: &[Call] = &[
     Call { function: "backup-trigger", ..GET_OBJECT },
     Call { function: "backup-trigger", ..PUT_OBJECT },
     Call { function: "backup-trigger", ..GET_SECRET_VALUE },
+    // How fast earlier backups were.
+    Call { function: "backup-trigger", action: Some("plan"), ..LIST_OBJECTS },
     // A backup that fails is told, and the others are taken all the same.
     Call { function: "backup-trigger", action: Some("take"), blocking: false, ..HEAD_OBJECT },
     CREATE_MULTIPART_UPLOAD,

@@ -173,6 +173,13 @@ fn tasks(states: &Value, in_a_map: bool, found: &mut Vec<Task>) {
             tasks(inner, true, found);
         }
         let arguments = &state["Arguments"];
+        if state["Resource"] == "arn:aws:states:::eks:runJob.sync" {
+            // The program in the Job makes the calls of its function. The Kubernetes API is asked by its own endpoint.
+            let (function, action) = ("backup-trigger".to_owned(), Some("take".to_owned()));
+            let blocking = !(in_a_map && state["Catch"].is_array());
+            found.push(Task { name: name.clone(), function, action, blocking });
+            continue;
+        }
         let Some(arn) = arguments["FunctionName"].as_str() else { continue };
         let pascal = arn.trim_start_matches("${").trim_end_matches("FunctionArn}");
         let mut function = String::new();

@@ -10,6 +10,9 @@ const MOST_PARTS: u64 = 10_000;
 /// Parts grow to twice their length after as many as this, so that a wrong estimate costs memory and not the backup.
 const BEFORE_DOUBLING: u64 = 2_500;
 
+/// Parts in memory at once.
+pub(crate) const IN_MEMORY: u64 = 6;
+
 /// Lengths of parts by number.
 ///
 /// The length follows from the estimate and the number alone: an attempt that begins anew cuts the same bytes into the
@@ -34,6 +37,18 @@ impl Parts {
         (1..=MOST_PARTS).contains(&number).then(|| self.first << ((number - 1) / BEFORE_DOUBLING))
     }
 
+    /// Memory that the parts of one upload take at most while an object of this length is written: those on their way, one
+    /// that is filled and one that waits.
+    pub fn memory_bytes(self, stored_bytes: u64) -> u64 {
+        let mut longest = self.first;
+        let mut fits = longest * BEFORE_DOUBLING;
+        while fits < stored_bytes && longest < self.first << (MOST_PARTS / BEFORE_DOUBLING - 1) {
+            longest *= 2;
+            fits += longest * BEFORE_DOUBLING;
+        }
+        longest * IN_MEMORY
+    }
+
     /// The most that fits.
     pub fn most_bytes(self) -> u64 {
         (0..MOST_PARTS / BEFORE_DOUBLING).map(|doubled| (self.first << doubled) * BEFORE_DOUBLING).sum()
@@ -56,6 +71,16 @@ mod tests {
             assert_eq!(parts.most_bytes() / GIB, most, "{about}");
             assert!(parts.most_bytes() >= 2 * about, "{about}");
         }
+    }
+
+    #[test]
+    fn memory_follows_from_the_longest_part_that_is_reached() {
+        // (about, stored, MiB)
+        let situations = [(0, 0, 30), (0, 20 * GIB, 60), (200 * GIB, 20 * GIB, 66), (200 * GIB, 100 * GIB, 264)];
+        for (about, stored, mib) in situations {
+            assert_eq!(Parts::for_about(about).memory_bytes(stored), mib * 1024 * 1024, "{about} {stored}");
+        }
+        assert_eq!(Parts::for_about(0).memory_bytes(u64::MAX), 240 * 1024 * 1024, "parts do not grow without end");
     }
 
     #[test]

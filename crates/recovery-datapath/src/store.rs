@@ -13,12 +13,12 @@ use tracing::warn;
 use crate::{
     encode::{Encoded, Ends, Part, Stopped, encode},
     error::DatapathError,
-    parts::Parts,
+    parts::{IN_MEMORY, Parts},
     produce::{Outcome, Produced, ProducerError},
 };
 
-/// Parts on their way at once. With one that is being filled and one that waits, memory is six parts.
-const IN_FLIGHT: usize = 4;
+/// Parts on their way at once; one is being filled and one waits beside them.
+const IN_FLIGHT: usize = IN_MEMORY as usize - 2;
 
 /// How often an upload that should be gone is looked at: a part that was on its way may arrive after the abort.
 const ABORTS: u32 = 3;

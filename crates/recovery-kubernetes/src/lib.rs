@@ -19,6 +19,7 @@ mod bundle;
 mod connection;
 mod error;
 mod export;
+mod jobs;
 mod objects;
 mod resources;
 mod rollout;
@@ -29,6 +30,7 @@ mod writers;
 pub use bundle::BundleError;
 pub use connection::{Cluster, Connection, Limits, OnConflict, Token, TokenProvider};
 pub use error::{Error, ObjectConflict, Owner};
+pub use jobs::JobError;
 pub use writers::{REPLICAS_BEFORE, WriterStatus};
 
 /// The field manager of everything that is applied or patched here.

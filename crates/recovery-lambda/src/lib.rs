@@ -122,8 +122,14 @@ where
     .await
 }
 
+/// Status of a process whose function failed in a way that another attempt may get over.
+pub const AGAIN: u8 = 1;
+
+/// Status of a process whose function failed for good, until somebody changes something.
+pub const IN_VAIN: u8 = 2;
+
 /// Answers one request and ends: what a function does where no Lambda calls it, such as in a Job of a cluster. The answer is
-/// one JSON line on standard output, behind the log; the status is 0 if the function succeeded.
+/// one JSON line on standard output, behind the log; the status is 0 if the function succeeded, [`AGAIN`] or [`IN_VAIN`].
 pub async fn once<W, P, PF, H, HF, Q, T, E>(name: &'static str, request: Value, prepare: P, handle: H) -> ExitCode
 where
     P: FnOnce(Settings) -> PF,
@@ -147,7 +153,8 @@ where
         }
         Err(failure) => {
             println!("{}", serde_json::json!(failure));
-            ExitCode::FAILURE
+            let again = [Fault::Transient, Fault::NotYet].iter().any(|fault| fault.error_type() == failure.error_type);
+            ExitCode::from(if again { AGAIN } else { IN_VAIN })
         }
     }
 }
@@ -196,9 +203,10 @@ fn log_failure(name: &str, failure: &Failure) {
     }
 }
 
-/// The run that a payload belongs to: most carry the whole record, the first step only its id.
+/// The run that a payload belongs to: most carry the whole record, the first step and backups only its id.
 fn run_id(payload: &Value) -> Option<&str> {
-    payload.pointer("/run/id").or_else(|| payload.get("run_id"))?.as_str()
+    let run = payload.pointer("/run/id").or_else(|| payload.get("run_id")).or_else(|| payload.get("run"));
+    run?.as_str()
 }
 
 fn panic_text(ended: tokio::task::JoinError) -> String {

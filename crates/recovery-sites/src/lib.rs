@@ -110,6 +110,39 @@ pub fn workloads(settings: &Settings, aws: &Aws, side: Side) -> Result<Cluster, 
     Ok(Cluster::new(connection, Arc::new(tokens)))
 }
 
+/// A cluster of the plan as a state machine addresses it: by name, endpoint and authority.
+///
+/// # Errors
+/// The plan has no cluster of this name.
+pub fn addressed(
+    settings: &Settings,
+    aws: &Aws,
+    name: &str,
+    endpoint: &str,
+    ca_pem: String,
+    namespace: &str,
+) -> Result<Cluster, Failure> {
+    let plan = &settings.plan;
+    let sides =
+        [(&plan.kubernetes.primary, &plan.regions.primary), (&plan.kubernetes.secondary, &plan.regions.secondary)];
+    let (cluster, region) = sides
+        .into_iter()
+        .find(|(cluster, _)| cluster.name == name)
+        .ok_or_else(|| misconfigured(&format!("`{name}` is no cluster of the plan")))?;
+    let connection = Connection {
+        cluster: cluster.name.clone(),
+        endpoint: endpoint.to_owned(),
+        ca_pem,
+        namespace: namespace.to_owned(),
+        writers: plan.kubernetes.writers.clone(),
+        limits: Limits::default(),
+        on_conflict: OnConflict::Refuse,
+    };
+    let credentials = aws.config(region).credentials_provider();
+    let tokens = EksTokens { credentials, region: region.clone(), cluster: cluster.name.clone() };
+    Ok(Cluster::new(connection, Arc::new(tokens)))
+}
+
 /// Signs tokens with the regional STS of the cluster's own region.
 struct EksTokens {
     credentials: Option<SharedCredentialsProvider>,

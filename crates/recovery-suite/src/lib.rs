@@ -3,6 +3,8 @@
 //! Requests, results and failures pass as the same JSON as in Lambda, through the same border
 //! ([`recovery_lambda::answer`]), so a machine cannot tell where it runs.
 
+mod jobs;
+
 use std::{
     collections::BTreeMap,
     sync::Arc,
@@ -27,6 +29,7 @@ use recovery_kubernetes::Cluster;
 use recovery_lambda::{Settings, answer, misconfigured};
 use recovery_sites::{Databases, Side, Takers, databases, takers, workloads};
 use serde_json::Value;
+use tokio::sync::Notify;
 use tracing::info;
 
 /// Every function by its folder's name.
@@ -65,6 +68,8 @@ pub struct Suite {
     secondary_cluster: Cluster,
     prober: HttpProber,
     takers: Takers,
+    /// Certificate authority of the cluster that runs Jobs.
+    authority: String,
 }
 
 impl Suite {
@@ -87,6 +92,7 @@ impl Suite {
             primary_cluster: workloads(&settings, &aws, Side::Primary)?,
             secondary_cluster: workloads(&settings, &aws, Side::Secondary)?,
             takers: takers(&settings, &aws)?,
+            authority: settings.file(&settings.plan.kubernetes.secondary.ca_file)?,
             prober: HttpProber::new().map_err(|error| misconfigured(&chain(&error)))?,
             settings,
             aws,
@@ -202,8 +208,11 @@ impl Suite {
                         parts: suite.aws.backup_parts(),
                         backups: &backups,
                         evidence: &*evidence,
+                        list: &*suite.aws.evidence_list(),
+                        authority: &suite.authority,
                         now: Timestamp::now,
                         within: WHOLE_BACKUP,
+                        stop: &Notify::const_new(),
                     };
                     backup_trigger::backup_trigger(&request, plan, &world).await
                 };
@@ -294,11 +303,14 @@ pub struct Linked(pub Arc<Suite>);
 #[async_trait]
 impl TaskHandler for Linked {
     async fn invoke(&self, call: TaskCall) -> TaskOutcome {
+        if jobs::is_for_a_job(&call) {
+            return jobs::run(&call, &self.0.settings, &self.0.aws).await;
+        }
         let Some(function) = call.function() else {
             let arn = &call.resource.arn;
             return TaskOutcome::failure(
                 "States.Runtime",
-                format!("`{arn}` is not a function; only functions are linked in"),
+                format!("`{arn}` is neither a function nor a Job; nothing else is linked in"),
             );
         };
         let name = function.function.rsplit(':').next().unwrap_or_default().to_owned();

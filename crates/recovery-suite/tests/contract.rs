@@ -10,7 +10,7 @@ use std::{
 
 use jiff::Timestamp;
 use recovery::{
-    backup::{BackupTriggerRequest, ChecksumVerifyRequest},
+    backup::{BackupTriggerRequest, ChecksumVerifyRequest, DueJob, JOB_CONFIG, JOB_PLAN},
     fault::Fault,
     incident::Incident,
     notice::Stage,
@@ -21,8 +21,11 @@ use recovery_suite::FUNCTIONS;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
+/// The resource that runs a Job in a cluster; its work is that of `backup-trigger`.
+const RUN_JOB: &str = "arn:aws:states:::eks:runJob.sync";
+
 /// Names that only AWS produces.
-const OF_AWS: [&str; 10] = [
+const OF_AWS: [&str; 15] = [
     "States.ALL",
     "States.Timeout",
     "Lambda.ServiceException",
@@ -33,6 +36,11 @@ const OF_AWS: [&str; 10] = [
     "Lambda.Unknown",
     "Sandbox.Timedout",
     "Runtime.ExitError",
+    "EKS.429",
+    "EKS.500",
+    "EKS.502",
+    "EKS.503",
+    "EKS.504",
 ];
 
 fn root() -> PathBuf {
@@ -78,6 +86,10 @@ fn every_task_calls_a_function_that_is_there_and_has_a_deadline() {
         if state["Type"] != "Task" {
             continue;
         }
+        assert!(state["TimeoutSeconds"].as_u64().is_some(), "{name} has no deadline");
+        if state["Resource"] == RUN_JOB {
+            continue;
+        }
         let arn = state["Arguments"]["FunctionName"].as_str().unwrap();
         let pascal = arn
             .strip_prefix("${")
@@ -94,10 +106,56 @@ fn every_task_calls_a_function_that_is_there_and_has_a_deadline() {
             FUNCTIONS.contains(&folder.as_str()) && root().join("functions").join(&folder).is_dir(),
             "{name}: {folder}"
         );
-        assert!(state["TimeoutSeconds"].as_u64().is_some(), "{name} has no deadline");
         called.insert(folder);
     }
     assert_eq!(called.len(), FUNCTIONS.len(), "a function that no machine calls: {called:?}");
+}
+
+/// What the machine writes into a Job, its plan and its program say in other places too.
+#[test]
+fn the_job_that_a_machine_makes_is_the_one_that_the_plan_and_the_program_mean() {
+    let (_, state) = states().into_iter().find(|(_, state)| state["Resource"] == RUN_JOB).unwrap();
+    let job = &state["Arguments"]["Job"];
+    let (spec, pod) = (&job["spec"], &job["spec"]["template"]["spec"]);
+    let container = &pod["containers"][0];
+    assert_eq!(container["args"], json!(["{% $states.input.backup %}", "{% $run.id %}"]));
+    assert_eq!(pod["volumes"][0]["configMap"]["name"], JOB_CONFIG);
+    let at = container["volumeMounts"][0]["mountPath"].as_str().unwrap();
+    assert_eq!(container["env"], json!([{"name": "RECOVERY_PLAN", "value": format!("{at}/{JOB_PLAN}")}]));
+    // Nothing but the plan's place is told by the environment, and no secret by anything.
+    let text = state["Arguments"].to_string().to_lowercase();
+    assert!(!text.contains("secret") && !text.contains("password"), "{text}");
+    // The program's status for what is in vain ends the Job at once, where the cluster knows how.
+    let failing = &spec["podFailurePolicy"]["rules"][1];
+    assert_eq!(failing["onExitCodes"]["values"], json!([recovery_lambda::IN_VAIN]));
+    // Every field that is asked for is one that the function answers.
+    let due = DueJob {
+        name: String::new(),
+        cluster: String::new(),
+        endpoint: String::new(),
+        certificate_authority: String::new(),
+        namespace: String::new(),
+        image: String::new(),
+        service_account: String::new(),
+        memory: String::new(),
+        deadline_seconds: 0,
+        files: Vec::new(),
+    };
+    let answered = serde_json::to_value(due).unwrap();
+    let text = state["Arguments"].to_string();
+    let asked: BTreeSet<&str> = text
+        .split("$states.input.job.")
+        .skip(1)
+        .map(|rest| rest.split(|c: char| c != '_' && !c.is_ascii_lowercase()).next().unwrap())
+        .collect();
+    assert_eq!(asked, answered.as_object().unwrap().keys().map(String::as_str).collect());
+    // The cluster ends a Job before the state gives it up, and the state before the machine.
+    let machine: Value =
+        serde_json::from_slice(&fs::read(root().join("statemachines/nightly-backup.asl.json")).unwrap()).unwrap();
+    assert!(
+        state["TimeoutSeconds"].as_u64() > Some(20 * 3600)
+            && state["TimeoutSeconds"].as_u64() < machine["TimeoutSeconds"].as_u64()
+    );
 }
 
 #[test]

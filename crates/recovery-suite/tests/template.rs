@@ -258,6 +258,35 @@ fn every_role_allows_the_calls_of_its_function_and_no_others() {
     }
 }
 
+/// The pod of a Job may do less than the function whose work it does, in one cluster, and nothing in other regions.
+#[test]
+fn the_role_of_a_job_allows_a_part_of_what_its_function_may() {
+    let template = template("template.yaml");
+    let roles = of_type(&template, "AWS::IAM::Role");
+    let of = |role: &str| -> BTreeSet<String> {
+        let policies = roles[role]["Policies"].as_array().unwrap();
+        let calls = policies.iter().find(|policy| policy["PolicyName"] == "calls").unwrap();
+        statements(calls).into_iter().flat_map(actions).collect()
+    };
+    let (job, function) = (of("BackupJobRole"), of("BackupTriggerRole"));
+    assert!(job.is_subset(&function) && job != function, "{job:?}");
+    // What writing the artifacts of a database asks for, by the table of calls, is all there.
+    let writes = ["S3", "SecretsManager"];
+    let needed = CALLS.iter().filter(|call| {
+        call.function == "backup-trigger"
+            && call.home == Home::Tertiary
+            && writes.contains(&call.service)
+            && call.operation != "DescribeSecret"
+            && call.action != Some("plan")
+    });
+    assert_eq!(job, needed.flat_map(permissions).collect());
+    let text = roles["BackupJobRole"]["Policies"].to_string();
+    assert!(!text.contains("SecondaryRegion") && !text.contains("RecoverySecret"), "{text}");
+    let trust = &roles["BackupJobRole"]["AssumeRolePolicyDocument"]["Statement"][0];
+    assert_eq!(trust["Principal"]["Service"], "pods.eks.amazonaws.com");
+    assert!(trust["Condition"].to_string().contains("cluster/${SecondaryCluster}"), "{trust}");
+}
+
 /// A permission that reaches into another region is one that the table of calls has there.
 #[test]
 fn roles_reach_other_regions_only_where_the_table_of_calls_does() {

@@ -90,6 +90,8 @@ const EXPECTED: &[(&str, &str, Expected)] = &[
     // The lab runs its own server, which has no snapshots.
     ("backup-trigger", "plan-the-night", Fails(Fault::Permanent, "cannot be taken here")),
     ("backup-trigger", "take-a-logical-backup", Answers("manifest_key")),
+    // Taken just before, so it is complete, whatever became of its Job.
+    ("backup-trigger", "what-became-of-a-job", Answers("manifest_key")),
     ("backup-trigger", "what-is-due", Answers("backups")),
     ("checksum-verify", "artifacts-were-read", Answers("findings")),
     ("checksum-verify", "one-artifact", Answers("rung")),

@@ -6,6 +6,7 @@
 //! beside the receipt and never overwritten; only a proof makes a [`VerifiedBackup`], and restore takes nothing else.
 
 mod catalogue;
+mod job;
 mod manifest;
 mod parts;
 mod policy;
@@ -23,6 +24,7 @@ use serde::{Deserialize, Serialize};
 use crate::plan::Plan;
 
 pub use catalogue::{Catalogue, Known, Newest, Proven, Standing, may_expire};
+pub use job::{DueJob, JOB_CONFIG, JOB_PLAN, JobEnd, JobFile};
 pub use manifest::{
     Artifact, BackupManifest, Content, DatabaseFacts, DumpFormat, Encoding, MANIFEST_VERSION, ManifestProblem, Phase,
     Protection, Receipt, Sha256Hex, SnapshotCopy, Source, TableFacts, Tool,

@@ -798,6 +798,8 @@ mod tests {
                 "kms_key = \"arn:aws:kms:us-east-1:",
                 "is not a KMS key of the tertiary region `eu-west-1`",
             ),
+            ("backup-trigger@sha256:", "backup-trigger:latest-", "does not name an image by its digest"),
+            ("namespace = \"sparc-recovery\"", "namespace = \"Recovery\"", "`Recovery` is no name of Kubernetes"),
             ("kind = \"closure\"", "kind = 'cluster'", "is planned twice"),
             ("retention_days = 30", "retention_days = 0", "kept for 0 days"),
             ("proven_to = \"present\"", "proven_to = \"digests\"", "RDS lets nobody read a snapshot"),

@@ -2,19 +2,27 @@
 
 use jiff::Timestamp;
 use recovery::{
-    backup::{BackupId, Due, DueBackup, Kind, Place},
-    objective::human_seconds,
+    backup::{BackupId, BackupManifest, Catalogue, Due, DueBackup, Kind, Place},
+    fault::chain,
     plan::Plan,
 };
+use recovery_datapath::sha256;
+use tracing::warn;
 
-use crate::{Error, World};
-
-/// What a Lambda has for moving bytes: its 15 minutes without what it needs to begin and to end.
-/// <https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html>
-const LAMBDA_SECONDS: u64 = 12 * 60;
+use crate::{
+    Error, World,
+    job::job,
+    place::{Measured, place},
+};
 
 /// Every kind that is asked for, or every one that the plan has.
-pub(crate) async fn due(at: Timestamp, kinds: &[Kind], plan: &Plan, world: &World<'_>) -> Result<Due, Error> {
+pub(crate) async fn due(
+    run: &str,
+    at: Timestamp,
+    kinds: &[Kind],
+    plan: &Plan,
+    world: &World<'_>,
+) -> Result<Due, Error> {
     let planned: Vec<Kind> = plan.backups.policies.iter().map(|policy| policy.kind).collect();
     if let Some(kind) = kinds.iter().find(|kind| !planned.contains(kind)) {
         return Err(Error::NotPlanned { kind: *kind });
@@ -33,18 +41,26 @@ pub(crate) async fn due(at: Timestamp, kinds: &[Kind], plan: &Plan, world: &Worl
             planned: "a name of letters, digits, `-`, `_` and `.`".to_owned(),
         })?;
         // A source that cannot be measured now is no reason to plan nothing: the attempt will say what is wrong with it.
-        let size = taker.size_bytes().await;
-        backups.push(match size {
-            Ok(size_bytes) => place(backup, size_bytes, plan.backups.bytes_per_second),
+        backups.push(match taker.size_bytes().await {
+            Ok(size_bytes) => {
+                let measured = if size_bytes == 0 { None } else { measured(kind, subject, world).await };
+                let mut due = place(backup, size_bytes, measured.as_ref(), plan.backups.bytes_per_second);
+                if due.place == Place::Job {
+                    let expected = due.expected_seconds.unwrap_or_default();
+                    due.job = Some(job(&due.backup, run, size_bytes, expected, plan, world.authority));
+                }
+                due
+            }
             Err(source) => {
                 let error = Error::Size { kind, source };
-                tracing::warn!("{}", recovery::fault::chain(&error));
+                warn!("{}", chain(&error));
                 DueBackup {
                     backup,
                     place: Place::Lambda,
-                    because: format!("its size is not known: {}", recovery::fault::chain(&error)),
+                    because: format!("its size is not known: {}", chain(&error)),
                     size_bytes: None,
                     expected_seconds: None,
+                    job: None,
                 }
             }
         });
@@ -52,57 +68,18 @@ pub(crate) async fn due(at: Timestamp, kinds: &[Kind], plan: &Plan, world: &Worl
     Ok(Due { backups })
 }
 
-fn place(backup: BackupId, size_bytes: u64, bytes_per_second: u64) -> DueBackup {
-    let seconds = size_bytes.div_ceil(bytes_per_second.max(1));
-    let place = if seconds <= LAMBDA_SECONDS { Place::Lambda } else { Place::Job };
-    let (relation, bound) = match place {
-        Place::Lambda => ("within", human_seconds(LAMBDA_SECONDS as f64)),
-        Place::Job => ("more than", human_seconds(LAMBDA_SECONDS as f64)),
-    };
-    let because = format!(
-        "{} at {} a second take {}, {relation} the {bound} that a Lambda has",
-        human_bytes(size_bytes),
-        human_bytes(bytes_per_second),
-        human_seconds(seconds as f64),
-    );
-    DueBackup { backup, place, because, size_bytes: Some(size_bytes), expected_seconds: Some(seconds) }
-}
-
-/// Bytes as a person reads them: `1.4 GB`.
-fn human_bytes(bytes: u64) -> String {
-    let (scale, unit) = match bytes {
-        0..1_000 => return format!("{bytes} bytes"),
-        1_000..1_000_000 => (1e3, "kB"),
-        1_000_000..1_000_000_000 => (1e6, "MB"),
-        _ => (1e9, "GB"),
-    };
-    format!("{:.1} {unit}", bytes as f64 / scale)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn size_and_rate_choose_the_place_and_say_why() {
-        let backup: BackupId = "logical/sparc-prod/20261126T020000Z".parse().unwrap();
-        let situations = [
-            (0, Place::Lambda, "0 bytes at 60.0 MB a second take 0 s, within the 12 min that a Lambda has"),
-            (1_440_000_000, Place::Lambda, "1.4 GB at 60.0 MB a second take 24 s, within the 12 min that a Lambda has"),
-            (
-                43_200_000_000,
-                Place::Lambda,
-                "43.2 GB at 60.0 MB a second take 12 min, within the 12 min that a Lambda has",
-            ),
-            (
-                100_000_000_000,
-                Place::Job,
-                "100.0 GB at 60.0 MB a second take 27 min 47 s, more than the 12 min that a Lambda has",
-            ),
-        ];
-        for (size, expected, because) in situations {
-            let due = place(backup.clone(), size, 60_000_000);
-            assert_eq!((due.place, due.because.as_str()), (expected, because));
-        }
+/// How fast the newest complete backup of the same was. What cannot be read is not measured, and the plan's figure counts.
+async fn measured(kind: Kind, subject: &str, world: &World<'_>) -> Option<Measured> {
+    let catalogue = Catalogue { list: world.list, evidence: world.evidence };
+    let known = catalogue.known(kind, subject).await;
+    let known = known.inspect_err(|error| warn!("how fast backups were is not known: {}", chain(error))).ok()?;
+    let newest = known.into_iter().find(|one| one.complete)?.backup;
+    let receipt = catalogue.receipt(&newest).await.ok()??;
+    let bytes = world.backups.get(&newest.manifest_key()).await.ok()??.body;
+    // Somebody else's manifest would choose where databases are read.
+    if sha256(&bytes) != receipt.manifest_sha256 {
+        warn!(backup = %newest, "the manifest of `{newest}` is not the one that its receipt names");
+        return None;
     }
+    Measured::of(&BackupManifest::read(&bytes, &newest).ok()?)
 }

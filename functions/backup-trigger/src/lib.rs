@@ -1,14 +1,19 @@
 //! Takes backups, and publishes what is whole.
 //!
-//! Runs as `PlanBackups` and `TakeBackup` in `nightly-backup`; in a Job of the cluster for what is too large for a Lambda.
-//! `plan` says what is due and where it is taken, with the figures. `take` takes one: it notes in the evidence bucket that
-//! it is at it, streams the artifacts, writes the manifest, and last the receipt with the manifest's digest.
+//! Runs as `PlanBackups`, `TakeBackup` and `ConfirmBackup` in `nightly-backup`; in a Job of the cluster for what is too large
+//! for a Lambda. `plan` says what is due and where it is taken, with the figures. `take` takes one: it notes in the evidence
+//! bucket that it is at it, streams the artifacts, writes the manifest, and last the receipt with the manifest's digest.
+//! `confirm` looks whether one that a Job takes is complete, and takes nothing.
 //!
 //! Only a receipt makes a backup complete. An attempt that was killed leaves at most an upload, which the next one takes
 //! over or ends, and a note of its last sign of life: while that is fresh, another attempt is [`Fault::NotYet`], so two
 //! never write one backup. Repeated after its end, it answers what the first one did.
 
+mod confirm;
+mod counted;
 mod due;
+mod job;
+mod place;
 mod progress;
 mod take;
 
@@ -16,15 +21,19 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use recovery::{
-    backup::{BackupId, BackupTriggerRequest, Kind, ManifestProblem, PartStore},
+    backup::{BackupId, BackupStorage, BackupTriggerRequest, Kind, ManifestProblem, PartStore, Place},
     fault::{Classified, Fault},
     plan::Plan,
     store::{ObjectStore, StoreError},
 };
 use recovery_datapath::{DatapathError, TakeError, Taker};
 use serde::Serialize;
+use tokio::sync::Notify;
 
 pub use recovery::backup::{BackupTriggerRequest as Request, Due, Outcome};
+
+/// Lambda ends after 15 minutes. <https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html>
+const LAMBDA: Duration = Duration::from_secs(15 * 60);
 
 /// What the function sees and touches.
 pub struct World<'a> {
@@ -36,10 +45,23 @@ pub struct World<'a> {
     pub backups: &'a dyn ObjectStore,
     /// Progress and receipts.
     pub evidence: &'a dyn ObjectStore,
+    /// The evidence bucket as one that is listed: how fast earlier backups were.
+    pub list: &'a dyn BackupStorage,
+    /// Certificate authority of the cluster that runs Jobs, PEM.
+    pub authority: &'a str,
     /// What tells the time.
     pub now: fn() -> Timestamp,
-    /// How long a backup may take here: a Lambda ends after 15 minutes.
+    /// How long a backup may take here.
     pub within: Duration,
+    /// Somebody asks this process to end.
+    pub stop: &'a Notify,
+}
+
+impl World<'_> {
+    /// Whoever has longer than a Lambda is none.
+    fn place(&self) -> Place {
+        if self.within > LAMBDA { Place::Job } else { Place::Lambda }
+    }
 }
 
 /// The answer, by action.
@@ -48,7 +70,7 @@ pub struct World<'a> {
 pub enum Response {
     /// To `plan`.
     Due(Due),
-    /// To `take`.
+    /// To `take` and `confirm`.
     Outcome(Outcome),
 }
 
@@ -90,6 +112,28 @@ pub enum Error {
     /// Another attempt went on while this one was not seen.
     #[error("`{backup}` was taken over by another attempt")]
     TakenOver {
+        /// Which backup.
+        backup: BackupId,
+    },
+    /// No attempt is seen, and one may begin.
+    #[error("no attempt at `{backup}` has been seen for {seconds} s, and its Job may begin one")]
+    Awaited {
+        /// Which backup.
+        backup: BackupId,
+        /// Since the last sign of life, or since it is waited for.
+        seconds: i64,
+    },
+    /// No attempt will complete it.
+    #[error("`{backup}` is not complete: {ended}")]
+    NotTaken {
+        /// Which backup.
+        backup: BackupId,
+        /// How its Job and its last attempt ended.
+        ended: String,
+    },
+    /// This process was asked to end.
+    #[error("the attempt at `{backup}` was asked to end")]
+    Stopped {
         /// Which backup.
         backup: BackupId,
     },
@@ -138,8 +182,9 @@ impl Classified for Error {
     fn fault(&self) -> Fault {
         match self {
             Error::NotPlanned { .. } | Error::NoTaker { .. } | Error::OtherSubject { .. } => Fault::Permanent,
-            Error::Taken { .. } => Fault::NotYet,
-            Error::TakenOver { .. } => Fault::Transient,
+            Error::Taken { .. } | Error::Awaited { .. } => Fault::NotYet,
+            Error::TakenOver { .. } | Error::Stopped { .. } => Fault::Transient,
+            Error::NotTaken { .. } => Fault::Refused,
             Error::Take { source, .. } | Error::Size { source, .. } => source.fault(),
             Error::Manifest { source, .. } => source.fault(),
             Error::Unreadable { .. } => Fault::Refused,
@@ -152,7 +197,11 @@ impl Classified for Error {
             Error::NotPlanned { kind } => format!("add a [[backups.policy]] of kind \"{kind}\", or do not ask for it"),
             Error::NoTaker { kind } => format!("take the {kind} backup where its source can be reached"),
             Error::OtherSubject { planned, .. } => format!("ask for a backup of `{planned}`"),
-            Error::Taken { .. } => "wait; the next look tells".to_owned(),
+            Error::Taken { .. } | Error::Awaited { .. } => "wait; the next look tells".to_owned(),
+            Error::Stopped { .. } => "let the next attempt go on with what has arrived".to_owned(),
+            Error::NotTaken { .. } => {
+                "correct that and start the machine again; the Job and its pods stay for a day".to_owned()
+            }
             Error::TakenOver { .. } => "look at the other attempt; this one ends".to_owned(),
             Error::Take { source, .. } | Error::Size { source, .. } => source.remedy(),
             Error::Manifest { source, .. } => source.remedy(),
@@ -170,9 +219,12 @@ impl Classified for Error {
 /// See [`Error`].
 pub async fn backup_trigger(request: &BackupTriggerRequest, plan: &Plan, world: &World<'_>) -> Result<Response, Error> {
     match request {
-        BackupTriggerRequest::Plan { due_at, kinds, .. } => {
-            due::due(*due_at, kinds, plan, world).await.map(Response::Due)
+        BackupTriggerRequest::Plan { run, due_at, kinds } => {
+            due::due(run, *due_at, kinds, plan, world).await.map(Response::Due)
         }
         BackupTriggerRequest::Take { run, backup } => take::take(run, backup, plan, world).await.map(Response::Outcome),
+        BackupTriggerRequest::Confirm { backup, since, job, .. } => {
+            confirm::confirm(backup, *since, job, world).await.map(Response::Outcome)
+        }
     }
 }

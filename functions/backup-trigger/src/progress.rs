@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 use recovery::{
     backup::{BackupId, BackupManifest, Keeping, PartStore},
+    fault::Failure,
     store::{ObjectStore, Precondition, StoreError, get_json, put_json},
 };
 use serde::{Deserialize, Serialize};
@@ -29,6 +30,9 @@ pub(crate) struct Progress {
     /// know it from here; without it, no upload is gone on with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) keeping: Option<Keeping>,
+    /// Why the last attempt ended; absent while one is under way, and if it could not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) ended: Option<Failure>,
     /// Everything is stored, and this is to be published: attempts after it change nothing any more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) manifest: Option<BackupManifest>,
@@ -58,10 +62,10 @@ impl<'a> Held<'a> {
             Some(before) => {
                 let seconds = now.as_second() - before.seen_at.as_second();
                 // An attempt that only has to publish can be helped by any other.
-                if seconds < SILENCE_SECONDS && before.manifest.is_none() {
+                if seconds < SILENCE_SECONDS && before.ended.is_none() && before.manifest.is_none() {
                     return Err(Error::Taken { backup: backup.clone(), by: before.by, seconds });
                 }
-                Progress { by: run.to_owned(), attempt: before.attempt + 1, seen_at: now, ..before }
+                Progress { by: run.to_owned(), attempt: before.attempt + 1, seen_at: now, ended: None, ..before }
             }
             None => Progress {
                 backup: backup.clone(),
@@ -70,6 +74,7 @@ impl<'a> Held<'a> {
                 began_at: now,
                 seen_at: now,
                 keeping: None,
+                ended: None,
                 manifest: None,
             },
         };
@@ -99,11 +104,11 @@ impl<'a> Held<'a> {
         self.renew(now, None).await
     }
 
-    /// The attempt has ended without a backup: the next one need not wait for its silence.
-    pub(crate) async fn let_go(&mut self) {
-        let silent = Timestamp::from_second(self.progress.seen_at.as_second() - SILENCE_SECONDS);
-        let released = self.renew(silent.unwrap_or(self.progress.seen_at), None).await;
-        if let Err(error) = released {
+    /// The attempt has ended without a backup, and says why: the next one need not wait for its silence.
+    pub(crate) async fn let_go(&mut self, why: &Error, now: Timestamp) {
+        self.progress.seen_at = now;
+        self.progress.ended = Some(Failure::from(why));
+        if let Err(error) = self.write(Precondition::Unchanged(self.etag.clone())).await {
             tracing::warn!("the next attempt waits {SILENCE_SECONDS} s: {}", recovery::fault::chain(&error));
         }
     }

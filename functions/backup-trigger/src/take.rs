@@ -1,6 +1,9 @@
 //! One backup, from the note that it is begun to its receipt.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use jiff::{SignedDuration, Timestamp};
 use recovery::{
@@ -9,6 +12,7 @@ use recovery::{
         Protection, Receipt,
     },
     fault::{Classified, Fault},
+    objective::human_seconds,
     plan::{Plan, StorageClass},
     store::{Precondition, StoreError, get_json, put_json},
 };
@@ -17,6 +21,8 @@ use tracing::info;
 
 use crate::{
     Error, World,
+    counted::Counted,
+    place::human_bytes,
     progress::{Held, SILENCE_SECONDS},
 };
 
@@ -42,20 +48,26 @@ pub(crate) async fn take(run: &str, backup: &BackupId, plan: &Plan, world: &Worl
             let protection = protection(backup, policy, plan);
             let keeping = keeping(backup, policy, &protection);
             if let Err(error) = held.keep(&*world.parts, &keeping, (world.now)()).await {
-                held.let_go().await;
+                held.let_go(&error, (world.now)()).await;
                 return Err(error);
             }
-            let sink = Sink::new(backup, world.parts.clone(), plan.backups.encoding, keeping, world.within);
-            let made = alive(taker.take(backup, &sink), &mut held, world).await;
+            let parts = Counted::new(world.parts.clone());
+            let sink = Sink::new(backup, parts.clone(), plan.backups.encoding, keeping, world.within);
+            let made = alive(taker.take(backup, &sink), &mut held, &parts, world).await;
             let made = match made {
-                Ok(Ok(made)) => made,
-                Ok(Err(source)) => {
-                    held.let_go().await;
-                    return Err(Error::Take { backup: backup.clone(), source });
-                }
-                Err(error) => return Err(error),
+                Ok(made) => made.map_err(|source| Error::Take { backup: backup.clone(), source }),
+                Err(error) => Err(error),
             };
-            let manifest = manifest(backup, plan, &held, made, sink, protection, (world.now)());
+            let made = match made {
+                Ok(made) => made,
+                // Whoever took over writes the note.
+                Err(error @ Error::TakenOver { .. }) => return Err(error),
+                Err(error) => {
+                    held.let_go(&error, (world.now)()).await;
+                    return Err(error);
+                }
+            };
+            let manifest = manifest(plan, &held, made, sink, protection, world);
             held.renew((world.now)(), Some(manifest.clone())).await?;
             manifest
         }
@@ -73,7 +85,7 @@ pub(crate) async fn take(run: &str, backup: &BackupId, plan: &Plan, world: &Worl
 }
 
 /// What an earlier attempt has completed.
-async fn complete(backup: &BackupId, world: &World<'_>) -> Result<Option<Outcome>, Error> {
+pub(crate) async fn complete(backup: &BackupId, world: &World<'_>) -> Result<Option<Outcome>, Error> {
     let Some((receipt, _)) = get_json::<Receipt>(world.evidence, &backup.receipt_key()).await? else { return Ok(None) };
     let unreadable = |source| Error::Unreadable { backup: backup.clone(), source };
     let form = |text: &str| unreadable(ManifestProblem::Form(text.to_owned()));
@@ -86,20 +98,39 @@ async fn complete(backup: &BackupId, world: &World<'_>) -> Result<Option<Outcome
     Ok(Some(outcome(&manifest, true)))
 }
 
-/// Runs something that may take long, and gives signs of life meanwhile. That somebody else took over ends it.
-async fn alive<T>(work: impl Future<Output = T>, held: &mut Held<'_>, world: &World<'_>) -> Result<T, Error> {
+/// Runs something that may take long, and gives signs of life meanwhile, in the note and in the log. That somebody else took
+/// over ends it, and so does whoever asks this process to end: what has arrived stays where it is for the next attempt.
+async fn alive<T>(
+    work: impl Future<Output = T>,
+    held: &mut Held<'_>,
+    parts: &Counted,
+    world: &World<'_>,
+) -> Result<T, Error> {
+    let backup = held.progress.backup.clone();
+    let began = Instant::now();
     tokio::pin!(work);
     loop {
-        match tokio::time::timeout(SIGN, &mut work).await {
-            Ok(done) => return Ok(done),
-            Err(_) => match held.renew((world.now)(), None).await {
-                Err(error) if error.fault() != Fault::Transient || matches!(error, Error::TakenOver { .. }) => {
-                    return Err(error);
-                }
-                // The next sign is due before anybody takes this one's absence for death.
-                Err(error) => tracing::warn!("no sign of life: {}", recovery::fault::chain(&error)),
-                Ok(()) => {}
-            },
+        let done = tokio::select! {
+            done = tokio::time::timeout(SIGN, &mut work) => done,
+            () = world.stop.notified() => return Err(Error::Stopped { backup }),
+        };
+        if let Ok(done) = done {
+            return Ok(done);
+        }
+        let (stored_bytes, seconds) = (parts.bytes(), began.elapsed().as_secs());
+        info!(
+            backup = %backup,
+            backup.stored_bytes = stored_bytes,
+            backup.seconds = seconds,
+            "`{backup}`: {} stored in {}", human_bytes(stored_bytes), human_seconds(seconds as f64)
+        );
+        match held.renew((world.now)(), None).await {
+            Err(error) if error.fault() != Fault::Transient || matches!(error, Error::TakenOver { .. }) => {
+                return Err(error);
+            }
+            // The next sign is due before anybody takes this one's absence for death.
+            Err(error) => tracing::warn!("no sign of life: {}", recovery::fault::chain(&error)),
+            Ok(()) => {}
         }
     }
 }
@@ -133,21 +164,21 @@ fn keeping(backup: &BackupId, policy: &Policy, protection: &Protection) -> Keepi
 }
 
 fn manifest(
-    backup: &BackupId,
     plan: &Plan,
     held: &Held<'_>,
     made: Made,
     sink: Sink,
     protection: Protection,
-    now: Timestamp,
+    world: &World<'_>,
 ) -> BackupManifest {
     BackupManifest {
         version: MANIFEST_VERSION,
-        id: backup.clone(),
+        id: held.progress.backup.clone(),
         platform: plan.platform.clone(),
         phase: Phase::Complete,
         began_at: held.progress.began_at,
-        completed_at: Some(now),
+        completed_at: Some((world.now)()),
+        taken_in: Some(world.place()),
         tool: made.tool,
         source: made.source,
         artifacts: sink.into_artifacts(),

@@ -31,6 +31,7 @@ use recovery_lambda::Settings;
 use recovery_sites::Takers;
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json};
+use tokio::sync::Notify;
 
 const PASSWORD: &str = "correct horse battery staple";
 
@@ -80,8 +81,11 @@ impl Platform {
             parts: self.aws.backup_parts(),
             backups: &backups,
             evidence: &*evidence,
+            list: &*self.aws.evidence_list(),
+            authority: "",
             now: Timestamp::now,
             within: Duration::from_secs(300),
+            stop: &Notify::const_new(),
         };
         let request = Request::Take { run: "nightly".to_owned(), backup: backup.clone() };
         match backup_trigger(&request, &self.plan, &world).await? {

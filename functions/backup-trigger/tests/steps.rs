@@ -229,7 +229,23 @@ async fn what_is_planned_says_where_and_why_and_what_is_not_planned_is_refused()
     platform.change(|plan| plan.backups.bytes_per_second = 1_000).await;
     let Response::Due(due) = platform.ask(&plan(vec![Kind::Physical])).await.unwrap() else { panic!("an outcome") };
     assert_eq!((due.backups.len(), due.backups[0].place), (1, Place::Job));
-    assert!(due.backups[0].because.contains("more than the 12 min that a Lambda has"), "{}", due.backups[0].because);
+    let because = &due.backups[0].because;
+    assert!(
+        because.contains("assumed by the plan") && because.contains("more than the 12 min that a Lambda has"),
+        "{because}"
+    );
+    let job = due.backups[0].job.as_ref().unwrap();
+    assert_eq!((job.namespace.as_str(), job.cluster.as_str()), ("sparc-recovery", "sparc-prod-us-west-2"));
+
+    // Once one was taken, its own figures count and not the plan's.
+    let earlier = BackupId::new(Kind::Physical, "sparc-prod", "2026-11-25T02:00:00Z".parse().unwrap()).unwrap();
+    // What is over within a second measures nothing.
+    platform.desk().lay(Selector::request("PUT", "base.tar"), Times::Nth(1), Script::Slow(Duration::from_millis(1500)));
+    platform.take(&earlier, "nightly").await.unwrap();
+    let Response::Due(due) = platform.ask(&plan(vec![Kind::Physical])).await.unwrap() else { panic!("an outcome") };
+    let because = &due.backups[0].because;
+    assert!(because.contains("measured on `physical/sparc-prod/20261125T020000Z`"), "{because}");
+    assert_eq!((due.backups[0].place, due.backups[0].job.as_ref()), (Place::Lambda, None), "{because}");
 
     let refused = platform.ask(&plan(vec![Kind::Cluster])).await.unwrap_err();
     assert_eq!(refused.fault(), Fault::Permanent);

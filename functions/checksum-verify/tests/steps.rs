@@ -63,8 +63,11 @@ impl Platform {
             parts: self.aws.backup_parts(),
             backups: &backups,
             evidence: &*evidence,
+            list: &*self.aws.evidence_list(),
+            authority: "",
             now: Timestamp::now,
             within: Duration::from_secs(300),
+            stop: &tokio::sync::Notify::const_new(),
         };
         let request = BackupTriggerRequest::Take { run: "test".to_owned(), backup: backup.clone() };
         backup_trigger(&request, &self.plan, &world).await.unwrap();

@@ -236,6 +236,7 @@ impl Core {
             heartbeat_seconds: None,
             timeout_seconds: None,
             may_repeat: false,
+            submissions: None,
             credentials: None,
             idempotency_key: format!(
                 "{}{}/{}@{}.{}#{call}",

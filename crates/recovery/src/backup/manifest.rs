@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{BackupId, Lock};
+use super::{BackupId, Lock, Place};
 use crate::{
     lsn::Lsn,
     plan::{Region, StorageClass},
@@ -314,6 +314,9 @@ pub struct BackupManifest {
     /// When the last artifact was complete.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub completed_at: Option<Timestamp>,
+    /// Where it was taken: how long it took says how fast that place is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub taken_in: Option<Place>,
     /// What made it.
     pub tool: Tool,
     /// What it was made from.
@@ -443,6 +446,7 @@ mod tests {
             phase: Phase::Complete,
             began_at: id.due_at,
             completed_at: Some(id.due_at),
+            taken_in: None,
             tool: Tool { name: "pg_dump".to_owned(), version: "15.14".to_owned() },
             source: Source::PostgreSql {
                 instance: "sparc-prod".to_owned(),

@@ -27,7 +27,8 @@ pub struct Backups {
     /// How artifacts are compressed.
     #[serde(default = "zstd")]
     pub encoding: Encoding,
-    /// Plain bytes that a backup is taken to move in a second; sizes over it decide between Lambda and Job.
+    /// Bytes of a database that a backup is taken to move in a second until one has been measured; sizes over it decide
+    /// between Lambda and Job.
     pub bytes_per_second: u64,
     /// Where what is too large for a Lambda runs.
     pub job: JobSettings,
@@ -70,13 +71,14 @@ pub enum Lock {
     Off,
 }
 
-/// The Job that takes what is too large for a Lambda.
+/// The Job that takes what is too large for a Lambda, in the cluster that a failover goes to: it stands beside the standby
+/// that is read, and it is there when the primary region is not.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct JobSettings {
     /// Image with the same program, by digest.
     pub image: String,
-    /// Namespace in the secondary cluster.
+    /// Namespace in that cluster.
     pub namespace: String,
     /// Service account whose role may write backups.
     pub service_account: String,
@@ -126,6 +128,36 @@ pub struct DatabaseBackup {
     pub newest_by: BTreeMap<String, String>,
 }
 
+impl JobSettings {
+    /// The first thing that is wrong, and its field.
+    fn first_problem(&self) -> Option<(&'static str, String)> {
+        let digest = self.image.split_once("@sha256:").map(|(_, digest)| digest);
+        let by_digest = digest.is_some_and(|digest| {
+            digest.len() == 64 && digest.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+        });
+        if !by_digest {
+            return Some((
+                "image",
+                format!(
+                    "`{}` does not name an image by its digest, so what reads every database could be replaced; end it with @sha256: and 64 digits",
+                    self.image
+                ),
+            ));
+        }
+        for (field, name) in [("namespace", &self.namespace), ("service_account", &self.service_account)] {
+            let label = (1..=63).contains(&name.len())
+                && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+                && !name.starts_with('-')
+                && !name.ends_with('-');
+            if !label {
+                let text = format!("`{name}` is no name of Kubernetes; it has lower-case letters, digits and hyphens");
+                return Some((field, text));
+            }
+        }
+        None
+    }
+}
+
 impl Backups {
     /// The policy of a kind.
     pub fn policy(&self, kind: Kind) -> Option<&Policy> {
@@ -153,6 +185,9 @@ impl Backups {
                 at("backups.bytes_per_second"),
                 "a backup that moves 0 bytes in a second never ends; write what was measured".to_owned(),
             ));
+        }
+        if let Some((field, text)) = self.job.first_problem() {
+            return Some((at(&format!("backups.job.{field}")), text));
         }
         let database = |name: &String| plan.postgresql.databases.contains(name);
         for (i, policy) in self.policies.iter().enumerate() {

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{BackupId, Kind, Rung, Sha256Hex};
+use super::{BackupId, DueJob, JobEnd, Kind, Rung, Sha256Hex};
 
 /// What `backup-trigger` is asked.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,6 +25,17 @@ pub enum BackupTriggerRequest {
         run: String,
         /// Which.
         backup: BackupId,
+    },
+    /// Looks whether a backup that a Job takes is complete, and takes nothing. Answers [`Outcome`].
+    Confirm {
+        /// The run that asks.
+        run: String,
+        /// Which.
+        backup: BackupId,
+        /// Since when this is asked: how long nothing was seen of an attempt is counted from here, if there is none.
+        since: Timestamp,
+        /// How the Job ended, as far as whoever started it knows.
+        job: JobEnd,
     },
 }
 
@@ -59,9 +70,12 @@ pub struct DueBackup {
     /// Plain bytes to be moved, if that could be found out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub size_bytes: Option<u64>,
-    /// How long that takes at the plan's rate.
+    /// How long that takes at the rate that was measured or, before the first backup, at the plan's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expected_seconds: Option<u64>,
+    /// The Job, where one takes it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub job: Option<DueJob>,
 }
 
 /// A backup that is complete.

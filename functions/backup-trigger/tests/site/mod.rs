@@ -19,7 +19,7 @@ use recovery_aws::Aws;
 use recovery_datapath::sha256;
 use recovery_lambda::Settings;
 use recovery_sites::Takers;
-use tokio::process::Command;
+use tokio::{process::Command, sync::Notify};
 
 pub const BUCKET: &str = "sparc-backups-prod";
 
@@ -81,8 +81,11 @@ impl Platform {
             parts: self.aws.backup_parts(),
             backups: &backups,
             evidence: &*evidence,
+            list: &*self.aws.evidence_list(),
+            authority: "",
             now: self.now,
             within: self.within,
+            stop: &Notify::const_new(),
         };
         backup_trigger(request, &self.plan, &world).await
     }
