@@ -11,7 +11,7 @@ use recovery::fault::{Classified, Fault};
 use tokio::{
     io::{AsyncRead, AsyncReadExt},
     process::Command,
-    task::JoinHandle,
+    task::{AbortHandle, JoinHandle},
 };
 
 /// Capacity asked of the pipe from a program: with the usual 64 KiB both sides wake each other all the time.
@@ -129,6 +129,12 @@ impl Produced {
             if status.success() { Ok(()) } else { Err(ProducerError::Status { status: status.to_string(), said }) }
         });
         Ok(Produced { what: what.to_owned(), bytes: Box::new(stdout), outcome: Outcome(outcome) })
+    }
+
+    /// Ends the writer before its time: what it wrote is not stored, and of what was stored no part is left. To drop the whole
+    /// instead would leave its upload behind.
+    pub fn stopper(&self) -> AbortHandle {
+        self.outcome.0.abort_handle()
     }
 
     /// Bytes that are there already.

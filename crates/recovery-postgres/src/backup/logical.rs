@@ -1,7 +1,9 @@
 //! `pg_dump` of every database, as of snapshots that are taken together.
 
+use std::pin::pin;
+
 use async_trait::async_trait;
-use futures::future::{try_join, try_join_all};
+use futures::future::{Either, select, try_join_all};
 use recovery::{
     backup::{BackupId, Content, DumpFormat, Kind, Source, Tool},
     plan::Driver,
@@ -90,16 +92,26 @@ impl Taker for Logical {
             }
             let produced = Produced::by_program(&format!("the dump of `{database}`"), command).map_err(start)?;
             let content = Content::Dump { database: database.clone(), format: DumpFormat::Custom };
-            let dump = async {
+            let stopper = produced.stopper();
+            let dump = pin!(async {
                 let name = format!("databases/{database}.dump");
                 let about = snapshot.size_bytes.saturating_mul(DUMP_OF_SIZE);
                 Ok::<_, TakeError>(sink.artifact(&name, content, produced, about, whole_dump).await?)
-            };
-            let facts = async {
+            });
+            let facts = pin!(async {
                 let counting = session.facts(snapshot, &excluded, &newest_by, cluster.in_recovery);
                 counting.await.map_err(|error| TakeError::source("counting rows", error))
+            });
+            let (stored, facts) = match select(dump, facts).await {
+                Either::Left((stored, facts)) => (stored?, facts.await?),
+                Either::Right((Ok(facts), dump)) => (dump.await?, facts),
+                Either::Right((Err(error), dump)) => {
+                    stopper.abort();
+                    // It has failed by then, and takes its parts with it.
+                    let _ = dump.await;
+                    return Err(error);
+                }
             };
-            let (stored, facts) = try_join(dump, facts).await?;
             tracing::info!(
                 database,
                 dump.plain_bytes = stored.ends.bytes,
