@@ -197,10 +197,10 @@ async fn the_deployed_suite_sees_a_loss_asks_a_person_and_moves_the_platform_onc
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "compiles a release, ten minutes and more; `make deploy-test` runs it"]
 async fn what_sam_built_is_what_is_deployed_and_moves_the_platform() {
-    let (template, programs) = stack::built(&repository()).await.unwrap();
-    let world = the_platform_moves(suite(Some(template), programs.clone()).await).await;
-    for (function, program) in programs {
-        assert_eq!(deployed_program(&world, &function).await, digest(&program).await, "{function}");
+    let built = stack::built(&repository()).await.unwrap();
+    let world = the_platform_moves(suite(Some(built.template.clone()), built.programs.clone()).await).await;
+    for (function, program) in &built.programs {
+        assert_eq!(deployed_program(&world, function).await, digest(program).await, "{function}");
     }
 }
 

@@ -143,19 +143,28 @@ fn build(repository: &Path, what: &[&str]) -> Result<BTreeMap<String, PathBuf>> 
     Ok(messages.filter_map(program).collect())
 }
 
-/// Runs `sam build`: the programs as an operator deploys them, by the names of their functions, and the template that names
-/// them. Minutes when the release is not compiled yet, seconds after that. One at a time.
+/// What `sam build` made. Whoever builds next replaces it, and waits until this is dropped.
+#[derive(Debug)]
+pub struct Built {
+    /// The template that names the programs.
+    pub template: PathBuf,
+    /// The programs as an operator deploys them, by the names of their functions.
+    pub programs: BTreeMap<String, PathBuf>,
+    _lock: File,
+}
+
+/// Runs `sam build`. Minutes when the release is not compiled yet, seconds after that. One at a time.
 ///
 /// # Errors
 /// SAM, cargo-lambda or zig cannot be had, or the release does not compile; the error ends with what SAM said.
-pub async fn built(repository: &Path) -> Result<(PathBuf, BTreeMap<String, PathBuf>)> {
+pub async fn built(repository: &Path) -> Result<Built> {
     let lock = cache::folder()?.join("sam-build.lock");
     let held = tokio::task::spawn_blocking(move || {
         let file = File::create(&lock).map_err(Error::system(format!("make {}", lock.display())))?;
         file.lock().map_err(Error::system(format!("lock {}", lock.display())))?;
         Ok::<_, Error>(file)
     });
-    let _held = held.await.map_err(|error| Error::State(format!("waiting for the build panicked: {error}")))??;
+    let lock = held.await.map_err(|error| Error::State(format!("waiting for the build panicked: {error}")))??;
     let home = Folder::on_disk()?;
     let mut build = tool(Tool::Build, "sam", home.path()).await?;
     run(build.arg("build").current_dir(repository), "sam build").await?;
@@ -163,7 +172,7 @@ pub async fn built(repository: &Path) -> Result<(PathBuf, BTreeMap<String, PathB
     let source = repository.join("template.yaml");
     let text = std::fs::read_to_string(&source).map_err(Error::system(format!("read {}", source.display())))?;
     let programs = binaries(&text).map(|(resource, function)| (function, folder.join(resource).join("bootstrap")));
-    Ok((folder.join("template.yaml"), programs.collect()))
+    Ok(Built { template: folder.join("template.yaml"), programs: programs.collect(), _lock: lock })
 }
 
 /// The functions of a template: the name of the resource, and of the program that it runs.

@@ -106,10 +106,10 @@ async fn the_scanner_of_policies_finds_nothing() {
 #[tokio::test]
 #[ignore = "compiles a release, ten minutes and more; `make deploy-test` runs it"]
 async fn sam_build_makes_a_program_for_every_function() {
-    let (template, programs) = stack::built(&root()).await.unwrap();
-    assert!(template.is_file());
-    assert_eq!(programs.keys().map(String::as_str).collect::<BTreeSet<_>>(), FUNCTIONS.into());
-    for (function, program) in programs {
+    let built = stack::built(&root()).await.unwrap();
+    assert!(built.template.is_file());
+    assert_eq!(built.programs.keys().map(String::as_str).collect::<BTreeSet<_>>(), FUNCTIONS.into());
+    for (function, program) in &built.programs {
         let size = program.metadata().unwrap_or_else(|error| panic!("{}: {error}", program.display())).len();
         assert!(size < 20 << 20, "{function} has {size} bytes");
         println!("{function}: {:.1} MB", size as f64 / 1e6);
