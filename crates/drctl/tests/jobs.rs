@@ -13,7 +13,7 @@ use std::{
 
 use jiff::{Timestamp, ToSpan};
 use lab::{
-    aws::TERTIARY,
+    aws::{SECRET_KEY, TERTIARY},
     faults::{Script, Selector, Times},
     kubernetes::{Flavour, Image, Node, NodeOptions},
     stack,
@@ -68,7 +68,7 @@ impl Stage {
             };
             cluster.admin().apply(&path, "kubectl", &object).await.unwrap();
         }
-        cluster.admit_as(STARTER, "test", "nightly-backup", &["sparc:backup-jobs"]);
+        cluster.admit_as(STARTER, SECRET_KEY, "nightly-backup", &["sparc:backup-jobs"]);
         let config = world.child(&["deploy", "job"]).output().await.unwrap();
         assert!(config.status.success(), "{}", String::from_utf8_lossy(&config.stderr));
         let config: Value = serde_json::from_slice(&config.stdout).unwrap();

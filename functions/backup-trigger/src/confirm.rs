@@ -141,6 +141,7 @@ mod tests {
             attempt: 2,
             began_at: at(-600),
             seen_at: at(seen),
+            keeping: None,
             ended: ended.then(|| Failure {
                 error_type: Fault::Refused.error_type().to_owned(),
                 message: "permission denied; grant it".to_owned(),
