@@ -14,6 +14,7 @@ mod records;
 
 use std::io::Read;
 
+use jiff::Timestamp;
 use recovery::lsn::Lsn;
 
 pub use first::FirstPage;
@@ -68,8 +69,13 @@ pub struct Followed {
     pub segments: u64,
     /// How many whole records, each with a checksum that fits.
     pub records: u64,
+    /// Where the last whole record began. Whoever goes on from the segment that it is in reads it again, and so every
+    /// record is seen behind the one before it.
+    pub last: Option<Lsn>,
     /// The end of the last whole record.
     pub end: Option<Lsn>,
+    /// The time of the newest commit: whatever was committed before it can be restored.
+    pub committed_at: Option<Timestamp>,
     /// The timeline of the last page.
     pub timeline: u32,
     /// The bytes of one segment.
@@ -130,7 +136,9 @@ impl Walk {
             system_identifier: self.expected.system_identifier,
             segments: self.segments,
             records: self.records.count(),
+            last: self.records.last(),
             end: self.records.end(),
+            committed_at: self.records.committed_at(),
             timeline: self.timeline,
             segment_bytes: self.segment_bytes,
         }

@@ -131,6 +131,11 @@ impl History {
         Ok(History(switches))
     }
 
+    /// Where a timeline that is an ancestor of the one that this is the history of was left.
+    pub fn left_at(&self, timeline: u32) -> Option<Lsn> {
+        self.0.iter().find(|switch| switch.timeline == timeline).map(|switch| switch.at)
+    }
+
     /// Which timeline a page belongs to that begins at `page`, in a log that leads to timeline `newest`.
     pub(super) fn timeline_of(&self, newest: u32, page: Lsn) -> u32 {
         // The page in which a timeline begins is written anew, under the new number.
