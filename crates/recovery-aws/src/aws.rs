@@ -17,7 +17,7 @@ use aws_types::{
     service_config::{LoadServiceConfig, ServiceConfigKey},
 };
 use recovery::{
-    backup::{BackupStorage, PartStore, Taken, WalArchive},
+    backup::{BackupStorage, ManagedLog, PartStore, Taken, WalArchive},
     database::Replica,
     holdings::Registry,
     names::{Distribution, Records},
@@ -34,7 +34,7 @@ use crate::{
     ecr::Ecr,
     eks::ManagedNodeGroup,
     kms::Kms,
-    rds::{AuroraGlobalReplica, RdsReplica},
+    rds::{AuroraGlobalReplica, RdsLog, RdsReplica},
     rds_snapshots::Snapshots,
     route53::HostedZone,
     s3::Bucket,
@@ -293,6 +293,15 @@ impl Aws {
             let (source, tertiary) = (client(region), client(&regions.tertiary));
             Snapshots::new(source, tertiary, credentials, &server.instance, &plan.backups.kms_key)
         })
+    }
+
+    /// What keeps the log of the plan's primary, asked in its own region; `None` for a server that we run ourselves, whose
+    /// log is archived in a bucket.
+    pub fn managed_log(&self) -> Option<Arc<dyn ManagedLog>> {
+        let postgresql = &self.plan.postgresql;
+        let client = || aws_sdk_rds::Client::new(&self.config(&self.plan.regions.primary));
+        (postgresql.driver != Driver::SelfManaged)
+            .then(|| Arc::new(RdsLog::new(client(), &postgresql.primary.instance)) as Arc<dyn ManagedLog>)
     }
 
     /// Step Functions of the tertiary region, where the machines are.

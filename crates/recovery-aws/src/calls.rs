@@ -135,6 +135,13 @@ const DESCRIBE_DB_INSTANCES: Call = Call {
     documentation: documentation!("AmazonRDS/latest/APIReference/API_DescribeDBInstances.html"),
     ..GET_OBJECT
 };
+const LOOK_AT_LOG: Call = Call {
+    function: "checksum-verify",
+    action: Some("look-at-log"),
+    home: Home::Primary,
+    blocking: false,
+    ..DESCRIBE_DB_INSTANCES
+};
 const BATCH_GET_IMAGE: Call = Call {
     service: "ECR",
     operation: "BatchGetImage",
@@ -363,6 +370,20 @@ pub const CALLS: &[Call] = &[
         ..GET_OBJECT
     },
     // The cluster's state is sealed under a data key that is opened once before anything is published under it.
+    // To which moment RDS can restore, asked where the log is kept; the next look asks again.
+    LOOK_AT_LOG,
+    Call { action: Some("follow-log"), ..LOOK_AT_LOG },
+    Call {
+        operation: "DescribeDBClusters",
+        documentation: documentation!("AmazonRDS/latest/APIReference/API_DescribeDBClusters.html"),
+        ..LOOK_AT_LOG
+    },
+    Call {
+        operation: "DescribeDBClusters",
+        action: Some("follow-log"),
+        documentation: documentation!("AmazonRDS/latest/APIReference/API_DescribeDBClusters.html"),
+        ..LOOK_AT_LOG
+    },
     GENERATE_DATA_KEY,
     Call {
         operation: "Decrypt",

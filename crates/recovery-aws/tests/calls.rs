@@ -105,7 +105,7 @@ fn clients_are_used_in_the_file_of_their_service_and_nowhere_else() {
 }
 
 /// What a function's wiring mentions, and the service that it reaches by it.
-const REACHES: [(&str, &str); 23] = [
+const REACHES: [(&str, &str); 24] = [
     (".evidence()", "S3"),
     (".evidence_list()", "S3"),
     (".backups()", "S3"),
@@ -126,6 +126,7 @@ const REACHES: [(&str, &str); 23] = [
     (".secrets()", "SecretsManager"),
     ("node_group(", "EKS"),
     (".replica", "RDS"),
+    (".managed_log()", "RDS"),
     (".records(", "Route53"),
     (".distribution(", "CloudFront"),
     (".messenger()", "SNS"),

@@ -214,7 +214,14 @@ impl Suite {
                     let (backups, wal) = (suite.aws.backups(), suite.aws.wal_archive());
                     let (list, evidence) = (suite.aws.evidence_list(), suite.aws.evidence());
                     let catalogue = Catalogue { list: &*list, evidence: &*evidence };
-                    let world = checksum_verify::World { backups: &*backups, wal: &*wal, catalogue };
+                    let managed_log = suite.aws.managed_log();
+                    let world = checksum_verify::World {
+                        backups: &*backups,
+                        wal: &*wal,
+                        managed_log: managed_log.as_deref(),
+                        log_budget_bytes: checksum_verify::LOG_BUDGET_BYTES,
+                        catalogue,
+                    };
                     checksum_verify::checksum_verify(&request, &suite.settings.plan, &world, Timestamp::now()).await
                 };
                 answer("checksum-verify", suite, handle, payload).await

@@ -6,6 +6,7 @@
 //! beside the receipt and never overwritten; only a proof makes a [`VerifiedBackup`], and restore takes nothing else.
 
 mod catalogue;
+mod log;
 mod manifest;
 mod parts;
 mod policy;
@@ -21,7 +22,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::plan::Plan;
 
-pub use catalogue::{Catalogue, Known, Newest, Proven, Standing, may_expire};
+pub use catalogue::{Catalogue, Known, LogStanding, Newest, Proven, Standing, may_expire};
+pub use log::{
+    LOOKS_SECONDS, LogChain, LogCursor, LogFound, LogKeeper, LogReach, ManagedLog, Restorable, log_chain_key,
+    log_reach_key,
+};
 pub use manifest::{
     Artifact, BackupManifest, Content, DatabaseFacts, DumpFormat, Encoding, MANIFEST_VERSION, ManifestProblem, Phase,
     Protection, Receipt, Sha256Hex, SnapshotCopy, Source, TableFacts, Tool,
@@ -43,7 +48,7 @@ pub enum Kind {
     Logical,
     /// `pg_basebackup`, with its manifest.
     Physical,
-    /// Segments of the write-ahead log, as `drctl wal push` archives them.
+    /// The write-ahead log up to a moment ago: as `drctl wal push` archives it, or as RDS keeps it.
     Wal,
     /// Resources of a Kubernetes cluster, and its volumes.
     Cluster,

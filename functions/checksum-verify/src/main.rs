@@ -1,6 +1,6 @@
 //! Lambda `checksum-verify`.
 
-use checksum_verify::{Response, World, checksum_verify, metric};
+use checksum_verify::{LOG_BUDGET_BYTES, Response, World, checksum_verify, metric};
 use jiff::Timestamp;
 use recovery::backup::{Catalogue, ChecksumVerifyRequest};
 use recovery_aws::Aws;
@@ -19,14 +19,24 @@ async fn main() -> Result<(), recovery_lambda::Error> {
             let (backups, wal, list, evidence) =
                 (aws.backups(), aws.wal_archive(), aws.evidence_list(), aws.evidence());
             let catalogue = Catalogue { list: &*list, evidence: &*evidence };
-            let world = World { backups: &*backups, wal: &*wal, catalogue };
+            let managed_log = aws.managed_log();
+            let world = World {
+                backups: &*backups,
+                wal: &*wal,
+                managed_log: managed_log.as_deref(),
+                log_budget_bytes: LOG_BUDGET_BYTES,
+                catalogue,
+            };
             let (plan, now) = (&settings.plan, Timestamp::now());
             let response = checksum_verify(&request, plan, &world, now).await?;
-            if let Response::Planned(planned) = &response {
-                // Lambda sends standard output to CloudWatch, which finds the metrics in it.
-                for line in metric::embedded(&planned.standings, plan, now) {
-                    println!("{line}");
-                }
+            let lines = match &response {
+                Response::Planned(planned) => metric::embedded(&planned.standings, plan, now),
+                Response::Log(found) => metric::of_log(found, plan, now).into_iter().collect(),
+                _ => Vec::new(),
+            };
+            // Lambda sends standard output to CloudWatch, which finds the metrics in it.
+            for line in lines {
+                println!("{line}");
             }
             Ok::<_, checksum_verify::Error>(response)
         },
