@@ -317,6 +317,7 @@ pub const CALLS: &[Call] = &[
     Call { function: "notify", ..PUBLISH },
     Call { function: "report", blocking: false, ..GET_OBJECT },
     Call { function: "report", blocking: false, ..PUT_OBJECT },
+    Call { function: "report", blocking: false, ..LIST_OBJECTS },
     Call { function: "backup-trigger", ..GET_OBJECT },
     Call { function: "backup-trigger", ..PUT_OBJECT },
     Call { function: "backup-trigger", ..GET_SECRET_VALUE },
@@ -369,7 +370,6 @@ pub const CALLS: &[Call] = &[
         documentation: documentation!("AmazonS3/latest/API/API_PutObjectTagging.html"),
         ..GET_OBJECT
     },
-    // The cluster's state is sealed under a data key that is opened once before anything is published under it.
     // To which moment RDS can restore, asked where the log is kept; the next look asks again.
     LOOK_AT_LOG,
     Call { action: Some("follow-log"), ..LOOK_AT_LOG },
@@ -384,6 +384,7 @@ pub const CALLS: &[Call] = &[
         documentation: documentation!("AmazonRDS/latest/APIReference/API_DescribeDBClusters.html"),
         ..LOOK_AT_LOG
     },
+    // The cluster's state is sealed under a data key that is opened once before anything is published under it.
     GENERATE_DATA_KEY,
     Call {
         operation: "Decrypt",

@@ -189,7 +189,9 @@ impl Suite {
             }
             "report" => {
                 let handle = |suite: Arc<Suite>, request: report::Request| async move {
-                    report::write_report(&request, &suite.settings.plan, &*suite.aws.evidence(), Timestamp::now()).await
+                    let (list, evidence) = (suite.aws.evidence_list(), suite.aws.evidence());
+                    let catalogue = Catalogue { list: &*list, evidence: &*evidence };
+                    report::write_report(&request, &suite.settings.plan, catalogue, Timestamp::now()).await
                 };
                 answer("report", suite, handle, payload).await
             }
