@@ -32,7 +32,7 @@ pub use manifest::{
     Protection, Receipt, Sha256Hex, SnapshotCopy, Source, TableFacts, Tool,
 };
 pub use parts::{Keeping, PartStore, Written};
-pub use policy::{Backups, DatabaseBackup, JobSettings, Lock, Policy, Taken};
+pub use policy::{Backups, DatabaseBackup, DirectoryFormat, JobSettings, Lock, Policy, Taken};
 pub use proof::{ArtifactProof, Counts, Finding, Proof, Reason, Rung, Unproven, VerifiedBackup};
 pub use request::{BackupTriggerRequest, ChecksumVerifyRequest, Due, DueBackup, Outcome, Place};
 pub use storage::{BackupStorage, ObjectBody, ObjectSummary, ObjectVersion, Page};

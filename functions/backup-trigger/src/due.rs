@@ -34,7 +34,9 @@ pub(crate) async fn due(at: Timestamp, kinds: &[Kind], plan: &Plan, world: &Worl
         })?;
         // A source that cannot be measured now is no reason to plan nothing: the attempt will say what is wrong with it.
         let size = taker.size_bytes().await;
+        let needs_scratch = plan.backups.policy(kind).is_some_and(|policy| policy.directory.is_some());
         backups.push(match size {
+            Ok(size_bytes) if needs_scratch => in_a_job(place(backup, size_bytes, plan.backups.bytes_per_second)),
             Ok(size_bytes) => place(backup, size_bytes, plan.backups.bytes_per_second),
             Err(source) => {
                 let error = Error::Size { kind, source };
@@ -66,6 +68,12 @@ fn place(backup: BackupId, size_bytes: u64, bytes_per_second: u64) -> DueBackup 
         human_seconds(seconds as f64),
     );
     DueBackup { backup, place, because, size_bytes: Some(size_bytes), expected_seconds: Some(seconds) }
+}
+
+/// The directory format needs a scratch folder, which a Lambda does not have.
+fn in_a_job(due: DueBackup) -> DueBackup {
+    let because = "the directory format needs a scratch folder, which a Job has".to_owned();
+    DueBackup { place: Place::Job, because, ..due }
 }
 
 /// Bytes as a person reads them: `1.4 GB`.
@@ -104,5 +112,13 @@ mod tests {
             let due = place(backup.clone(), size, 60_000_000);
             assert_eq!((due.place, due.because.as_str()), (expected, because));
         }
+    }
+
+    #[test]
+    fn what_needs_a_scratch_folder_is_taken_in_a_job_however_small_it_is() {
+        let backup: BackupId = "logical/sparc-prod/20261126T020000Z".parse().unwrap();
+        let due = in_a_job(place(backup, 1_000_000, 60_000_000));
+        assert_eq!((due.place, due.size_bytes, due.expected_seconds), (Place::Job, Some(1_000_000), Some(1)));
+        assert!(due.because.contains("scratch folder"), "{}", due.because);
     }
 }
