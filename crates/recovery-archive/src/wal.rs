@@ -201,12 +201,12 @@ impl Walk {
             }
             _ => self.magic = Some(header.magic),
         }
-        let due = self.expected.history.as_ref().map(|history| history.timeline_of(name.timeline, at));
+        let history = self.expected.history.as_ref();
         if header.timeline < self.timeline
             || header.timeline > name.timeline
-            || due.is_some_and(|due| due != header.timeline)
+            || history.is_some_and(|history| !history.admits(name.timeline, at, header.timeline))
         {
-            let due = due.unwrap_or(name.timeline);
+            let due = history.map_or(name.timeline, |history| history.timeline_of(name.timeline, at));
             let what = format!("the page of {at} is of timeline {}, not of {due}", header.timeline);
             return Err(Flaw::Foreign { at: place, what });
         }
