@@ -19,7 +19,6 @@ mod configuration;
 mod server;
 mod template;
 mod tools;
-mod versions;
 
 use std::fmt;
 use std::num::NonZeroU32;

@@ -25,8 +25,6 @@ pub struct Produced {
     pub(crate) what: String,
     pub(crate) bytes: Box<dyn Read + Send>,
     pub(crate) outcome: Outcome,
-    /// Whether nothing at all may be all that there is.
-    pub(crate) may_be_empty: bool,
 }
 
 /// Ends with the writer's own verdict; the writer ends when this is dropped.
@@ -130,7 +128,7 @@ impl Produced {
             let status = child.wait().await.map_err(ProducerError::Read)?;
             if status.success() { Ok(()) } else { Err(ProducerError::Status { status: status.to_string(), said }) }
         });
-        Ok(Produced { what: what.to_owned(), bytes: Box::new(stdout), outcome: Outcome(outcome), may_be_empty: false })
+        Ok(Produced { what: what.to_owned(), bytes: Box::new(stdout), outcome: Outcome(outcome) })
     }
 
     /// Ends the writer before its time: what it wrote is not stored, and of what was stored no part is left. To drop the whole
@@ -142,13 +140,7 @@ impl Produced {
     /// Bytes that are there already.
     pub fn by_memory(what: &str, bytes: impl Into<Vec<u8>>) -> Produced {
         let outcome = Outcome(tokio::spawn(async { Ok(()) }));
-        Produced { what: what.to_owned(), bytes: Box::new(Cursor::new(bytes.into())), outcome, may_be_empty: false }
-    }
-
-    /// Bytes that somebody writes where they can be read; reading fails if not all of them come. None may be all of them.
-    pub fn by_reader(what: &str, bytes: Box<dyn Read + Send>) -> Produced {
-        let outcome = Outcome(tokio::spawn(async { Ok(()) }));
-        Produced { what: what.to_owned(), bytes, outcome, may_be_empty: true }
+        Produced { what: what.to_owned(), bytes: Box::new(Cursor::new(bytes.into())), outcome }
     }
 
     /// Bytes that a task writes into a pipe of bounded capacity; what the task returns decides.
@@ -161,7 +153,7 @@ impl Produced {
         let writing = task(theirs);
         let outcome = Outcome(tokio::spawn(async move { writing.await.map_err(ProducerError::Other) }));
         let bytes = Bridge { handle: tokio::runtime::Handle::current(), stream: ours };
-        Produced { what: what.to_owned(), bytes: Box::new(bytes), outcome, may_be_empty: false }
+        Produced { what: what.to_owned(), bytes: Box::new(bytes), outcome }
     }
 }
 
@@ -177,8 +169,7 @@ impl Read for Bridge {
     }
 }
 
-/// The end of what a program says, in one line; for those whose output is not their standard output.
-pub async fn last_words(mut stderr: impl AsyncRead + Unpin) -> String {
+async fn last_words(mut stderr: impl AsyncRead + Unpin) -> String {
     let mut kept = Vec::new();
     let mut piece = [0; 1024];
     while let Ok(length @ 1..) = stderr.read(&mut piece).await {
