@@ -127,17 +127,17 @@ async fn a_deleted_pod_is_asked_to_end_and_its_job_goes_on() {
     let cluster = as_starter(&lab);
     // The first pod waits to be asked, the next one finds that it was.
     let folder = tempfile::tempdir().unwrap();
-    let mark = folder.path().join("asked");
-    let mark = mark.display();
-    let script = format!("test -e {mark} && exit 0; trap 'touch {mark}; exit 1' TERM; while :; do sleep 0.05; done");
+    let (mark, ready) = (folder.path().join("asked"), folder.path().join("ready"));
+    let (asked, listens) = (mark.display(), ready.display());
+    let script = format!(
+        "test -e {asked} && exit 0; trap 'touch {asked}; exit 1' TERM; touch {listens}; while :; do sleep 0.05; done"
+    );
     cluster.create_job(NAMESPACE, &job("evicted", &script)).await.unwrap();
     let deadline = Instant::now() + Duration::from_secs(30);
-    while node.running().is_empty() {
-        assert!(Instant::now() < deadline, "its pod runs");
+    while !ready.exists() {
+        assert!(Instant::now() < deadline, "its pod runs and listens");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    // The shell must have set its trap.
-    tokio::time::sleep(Duration::from_millis(500)).await;
     let pod = node.running().remove(0);
     let path = format!("/api/v1/namespaces/{NAMESPACE}/pods/{pod}");
     let (status, answer) = lab.admin().ask(Method::DELETE, &path, "", None).await.unwrap();
