@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use recovery::{
-    backup::{BackupId, Catalogue, Finding, Kind, Known, Policy, Proof, Receipt, Standing},
+    backup::{BackupId, Catalogue, Finding, Known, LogStanding, Proof, Receipt, Standing},
     fault::chain,
     notice::utc,
     objective::human_seconds,
@@ -61,67 +61,92 @@ pub async fn backups(args: BackupsArgs) -> Result<u8, Problem> {
 
 async fn all(catalogue: Catalogue<'_>, plan: &Plan, json: bool) -> Result<u8, StoreError> {
     let now = Timestamp::now();
-    let mut standings: Vec<(&Policy, Standing)> = Vec::new();
-    // The archive of the log is proven with the base backup that it continues.
-    for policy in plan.backups.policies.iter().filter(|policy| policy.kind != Kind::Wal) {
-        standings.extend(catalogue.standings(policy, now).await?.into_iter().map(|standing| (policy, standing)));
-    }
-    let is_good = standings.iter().all(|(_, standing)| standing.fresh && standing.proven_in_time);
+    let standings = catalogue.all_standings(plan, now).await?;
+    let is_good = standings.iter().all(|standing| standing.is_as_planned() && standing.log_is_whole());
     if json {
-        let plain: Vec<&Standing> = standings.iter().map(|(_, standing)| standing).collect();
-        println!("{}", serde_json::to_string_pretty(&plain).unwrap_or_default());
+        println!("{}", serde_json::to_string_pretty(&standings).unwrap_or_default());
     } else {
         show(plan, &standings, now);
     }
     Ok(if is_good { exit::DONE } else { exit::FOUND })
 }
 
-fn show(plan: &Plan, standings: &[(&Policy, Standing)], now: Timestamp) {
+fn show(plan: &Plan, standings: &[Standing], now: Timestamp) {
     let paint = Paint::stdout();
     println!("Backups of {}, as s3://{} has them at {}", plan.platform, plan.buckets.evidence, utc(now));
     let mut table = Table::default();
     table.row(["kind", "of", "newest", "age", "proven", "to", "proven at", "took", "is"]);
-    for (policy, standing) in standings {
-        let none = || "none".to_owned();
-        let due = |backup: &BackupId| utc(backup.due_at);
-        let age = |seconds: Option<i64>| seconds.map_or_else(none, |seconds| human_seconds(seconds as f64));
-        let proven = standing.proven.as_ref();
-        table.row([
-            standing.kind.to_string(),
-            standing.subject.clone().unwrap_or_else(none),
-            standing.newest.as_ref().map_or_else(none, |newest| due(&newest.backup)),
-            age(standing.age_seconds),
-            proven.map_or_else(none, |proven| due(&proven.verified.backup)),
-            proven.map_or_else(|| "-".to_owned(), |proven| proven.verified.rung.to_string()),
-            proven.map_or_else(|| "-".to_owned(), |proven| utc(proven.verified.proven_at)),
-            proven.map_or_else(|| "-".to_owned(), |proven| human_seconds(proven.took_seconds)),
-            verdict(policy, standing),
-        ]);
+    for standing in standings {
+        table.row(match &standing.log {
+            Some(log) => of_log(plan, standing, log),
+            None => of_backups(plan, standing),
+        });
     }
-    let is_good =
-        |row: usize| standings.get(row - 1).is_some_and(|(_, standing)| standing.fresh && standing.proven_in_time);
     let painted = |row: usize, column: usize, cell: &str| match (row, column) {
         (0, _) => paint.bold(cell),
-        (_, VERDICT) if is_good(row) => paint.good(cell),
+        (_, VERDICT) if standings.get(row - 1).is_some_and(Standing::is_as_planned) => paint.good(cell),
         (_, VERDICT) => paint.bad(cell),
         _ => cell.to_owned(),
     };
     print!("{}", table.lines(painted));
-    for (_, standing) in standings {
-        let Some(newest) = standing.newest.as_ref().filter(|_| !standing.findings.is_empty()) else { continue };
-        println!("\n{}", paint.bad(&format!("{} is not as it should be:", newest.backup)));
+    for standing in standings.iter().filter(|standing| !standing.findings.is_empty()) {
+        let of = match (&standing.newest, &standing.subject) {
+            (Some(newest), _) => newest.backup.to_string(),
+            (None, subject) => format!("the {} of `{}`", standing.kind, subject.as_deref().unwrap_or("nothing")),
+        };
+        println!("\n{}", paint.bad(&format!("{of} is not as it should be:")));
         tell(&standing.findings);
     }
 }
 
-/// Against the plan: how old the newest one and the newest proven one may be.
-fn verdict(policy: &Policy, standing: &Standing) -> String {
-    match (standing.fresh, standing.proven_in_time) {
-        (true, true) => "as planned".to_owned(),
-        (false, _) if standing.newest.is_none() => "missing".to_owned(),
-        (false, _) => format!("older than {}", policy.fresh_within),
-        (true, false) => format!("not proven to {} within {}", policy.proven_to, policy.proven_within),
-    }
+const NONE: &str = "none";
+const NOTHING: &str = "-";
+
+fn verdict(plan: &Plan, standing: &Standing) -> String {
+    plan.backups.policy(standing.kind).map_or_else(String::new, |policy| standing.verdict(policy))
+}
+
+fn of_backups(plan: &Plan, standing: &Standing) -> [String; 9] {
+    let proven = standing.proven.as_ref();
+    let or = |text: Option<String>, other: &str| text.unwrap_or_else(|| other.to_owned());
+    [
+        standing.kind.to_string(),
+        or(standing.subject.clone(), NONE),
+        or(standing.newest.as_ref().map(|newest| utc(newest.backup.due_at)), NONE),
+        or(standing.age_seconds.map(|age| human_seconds(age as f64)), NONE),
+        or(proven.map(|proven| utc(proven.verified.backup.due_at)), NONE),
+        or(proven.map(|proven| proven.verified.rung.to_string()), NOTHING),
+        or(proven.map(|proven| utc(proven.verified.proven_at)), NOTHING),
+        or(proven.map(|proven| human_seconds(proven.took_seconds)), NOTHING),
+        verdict(plan, standing),
+    ]
+}
+
+/// The log is no series of backups: its newest is the moment that a restore can go to, and its proof the last time that it
+/// was followed from a base backup to its end.
+fn of_log(plan: &Plan, standing: &Standing, log: &LogStanding) -> [String; 9] {
+    let or = |text: Option<String>, other: &str| text.unwrap_or_else(|| other.to_owned());
+    let reaches_to = log.reach.as_ref().and_then(|reach| reach.reaches_to);
+    let chain = log.chain.as_ref();
+    let proven_at = chain.and_then(|chain| chain.proven_at);
+    let from = chain.and_then(|chain| chain.base.as_ref()).map(|base| utc(base.due_at));
+    [
+        standing.kind.to_string(),
+        or(standing.subject.clone(), NONE),
+        or(reaches_to.map(utc), NONE),
+        or(standing.age_seconds.map(|age| human_seconds(age as f64)), NONE),
+        or(from.filter(|_| proven_at.is_some()).map(|from| format!("from {from}")), NOTHING),
+        or(
+            plan.backups
+                .policy(standing.kind)
+                .filter(|_| standing.unproven_seconds.is_some())
+                .map(|p| p.proven_to.to_string()),
+            NOTHING,
+        ),
+        or(proven_at.map(utc), NOTHING),
+        NOTHING.to_owned(),
+        verdict(plan, standing),
+    ]
 }
 
 fn tell(findings: &[Finding]) {

@@ -518,7 +518,7 @@ pub struct RedriveArgs {
   drctl status failover-2026-11-23
   drctl status failover-2026-11-23 --local --json")]
 pub struct StatusArgs {
-    /// The run; all runs of this machine and of Step Functions if none is given
+    /// The run; all runs of this machine, of the evidence bucket and of Step Functions if none is given
     pub run: Option<String>,
     /// Look at this machine only, not at Step Functions and the evidence bucket
     #[arg(long)]

@@ -110,6 +110,9 @@ impl Head {
     }
 }
 
+/// Where the copies of runs lie in the evidence bucket.
+pub const RUNS_PREFIX: &str = "runs/";
+
 /// Key of the head of a run.
 pub fn head_key(run: &str) -> String {
     format!("runs/{run}/head.json")

@@ -31,7 +31,7 @@ use crate::{
     cli::{DrillArgs, DrillDriver},
     paint::Paint,
     problem::{Problem, exit},
-    run::write_report,
+    run::{Report, keep_report},
     run_folder::RunFolder,
     runs,
 };
@@ -226,7 +226,8 @@ async fn finish(
     };
     let report: RecoveryReport = folder.read("report.json")?;
     let report = report.with_drill(&plan, drill);
-    write_report(folder, &card, &record, &report)?;
+    let report = Box::new(report);
+    keep_report(folder, &card, &record, &Report::Recovery(report.clone()))?;
     let place = kept(args.out.as_deref(), folder)?;
     if args.json {
         tell!("{}", crate::plan::pretty(&report)?);

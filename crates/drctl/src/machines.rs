@@ -34,6 +34,11 @@ pub struct Definition {
     pub text: String,
 }
 
+/// Whether a machine takes or proves backups: it needs no incident, and its report has a form of its own.
+pub fn is_of_backups(machine: &str) -> bool {
+    matches!(machine, "nightly-backup" | "verify-backups")
+}
+
 /// The names of all machines.
 pub fn names() -> Vec<String> {
     let mut names = names_in(Path::new(FOLDER));

@@ -18,16 +18,17 @@ use asl::{
 use async_trait::async_trait;
 use jiff::Timestamp;
 use recovery::{
+    backup::{Catalogue, Standing},
     fence::FenceState,
     intervention::{Deed, Intervention},
-    notice::{Stage, compose},
     plan::Plan,
-    report::{RecoveryReport, to_html, to_markdown},
+    report::{BackupReport, RecoveryReport, backups_to_html, backups_to_markdown, to_html, to_markdown},
     run::{Run, RunOutcome},
     store::ObjectStore,
 };
-use recovery_aws::step_functions::Which;
+use recovery_aws::{Aws, step_functions::Which};
 use recovery_suite::{Linked, Suite};
+use serde::Serialize;
 use serde_json::Value;
 use tokio::sync::Notify;
 
@@ -47,6 +48,8 @@ use crate::{
 const COURTESY: Duration = Duration::from_secs(3);
 /// Longest wait for the lease once the bucket answers: somebody else's silence is listened to.
 const CLAIM: Duration = Duration::from_secs(20);
+/// Longest wait at the end for how all backups stand.
+const CATALOGUE: Duration = Duration::from_secs(30);
 /// Longest wait at the end for the copy.
 const LAST_COPY: Duration = Duration::from_secs(5);
 /// Longest wait of a process that was asleep for the bucket's word on whose run it is.
@@ -311,6 +314,7 @@ pub async fn drive(means: Means, begun: Begun, started: Started, json: bool) -> 
     let Means { plan, suite, machine, definition } = means;
     let Begun { folder, hold, card, deeds, event, lease, aside } = begun;
     let evidence = suite.evidence();
+    let aws = suite.aws().clone();
     let live = Live::new(&folder, card, deeds);
     live.save().and_then(|()| folder.write_json(WRITER, &lease.writer)).map_err(|error| unwritable(&folder, &error))?;
     recovery_lambda::log_to(folder.open_log().map_err(|error| unwritable(&folder, &error))?);
@@ -401,8 +405,14 @@ pub async fn drive(means: Means, begun: Begun, started: Started, json: bool) -> 
         (card.status, card.ended_at, card.paused) = (status, Some(Timestamp::now()), None);
     }
     let card = lock(&live.card).clone();
-    let report = RecoveryReport::of(&plan, &record, recorder.spans(), Timestamp::now());
-    write_report(&folder, &card, &record, &report)?;
+    let report = match machines::is_of_backups(&card.machine) {
+        true => {
+            let standings = standings(&aws, &plan).await;
+            Report::Backups(Box::new(BackupReport::of(&plan, &record, standings, recorder.spans(), Timestamp::now())))
+        }
+        false => Report::Recovery(Box::new(RecoveryReport::of(&plan, &record, recorder.spans(), Timestamp::now()))),
+    };
+    keep_report(&folder, &card, &record, &report)?;
     for request in aborts {
         let said = match status {
             RunStatus::Aborted => state_of_the_world(&plan, &record),
@@ -426,6 +436,26 @@ pub async fn drive(means: Means, begun: Begun, started: Started, json: bool) -> 
         }
     }
     Ok(ExitCode::from(exit_code(&record, status)))
+}
+
+/// What a run claims, in the form of its kind.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+pub enum Report {
+    /// One that recovers the platform.
+    Recovery(Box<RecoveryReport>),
+    /// One that takes or proves backups.
+    Backups(Box<BackupReport>),
+}
+
+/// How all backups stand, or why that is not known.
+async fn standings(aws: &Aws, plan: &Plan) -> Result<Vec<Standing>, String> {
+    let (list, evidence) = (aws.evidence_list(), aws.evidence());
+    let catalogue = Catalogue { list: &*list, evidence: &*evidence };
+    match tokio::time::timeout(CATALOGUE, catalogue.all_standings(plan, Timestamp::now())).await {
+        Ok(standings) => standings.map_err(|error| recovery::fault::chain(&error)),
+        Err(_) => Err(format!("s3://{} did not answer within {} s", plan.buckets.evidence, CATALOGUE.as_secs())),
+    }
 }
 
 /// Replays a journal, and begins with what somebody asks for.
@@ -476,9 +506,15 @@ async fn taken_over_and_idle(copying: &Copying, inside: &AtomicUsize) -> Writer 
 ///
 /// # Errors
 /// The folder cannot be written, or a template does not fit.
-pub fn write_report(folder: &RunFolder, card: &RunCard, record: &Run, report: &RecoveryReport) -> Result<(), Problem> {
-    let unrendered = |error| Problem::failed(format!("the report cannot be rendered: {error}"));
-    let (markdown, html) = (to_markdown(report).map_err(unrendered)?, to_html(report).map_err(unrendered)?);
+pub fn keep_report(folder: &RunFolder, card: &RunCard, record: &Run, report: &Report) -> Result<(), Problem> {
+    let rendered = match report {
+        Report::Recovery(report) => to_markdown(report).and_then(|markdown| Ok((markdown, to_html(report)?))),
+        Report::Backups(report) => {
+            backups_to_markdown(report).and_then(|markdown| Ok((markdown, backups_to_html(report)?)))
+        }
+    };
+    let (markdown, html) =
+        rendered.map_err(|error| Problem::failed(format!("the report cannot be rendered: {error}")))?;
     folder
         .write_json("run.json", card)
         .and_then(|()| folder.write_json("record.json", record))
@@ -540,17 +576,19 @@ fn exit_code(record: &Run, status: RunStatus) -> u8 {
     }
 }
 
-fn tell_the_end(plan: &Plan, record: &Run, status: RunStatus, report: &RecoveryReport, folder: &RunFolder) {
+fn tell_the_end(plan: &Plan, record: &Run, status: RunStatus, report: &Report, folder: &RunFolder) {
     tell!();
     if status == RunStatus::Aborted {
         tell!("ended by a person. {}", state_of_the_world(plan, record));
     }
-    if record.backups.is_some() || record.proofs.is_some() {
-        // What people are told of it; the report is about failovers.
-        show!("{}", compose(plan, record, Stage::BackupsTaken, Timestamp::now()).body);
-        return;
+    let (sentence, next) = match report {
+        Report::Recovery(report) => (&report.sentence, &[][..]),
+        Report::Backups(report) => (&report.sentence, report.next.as_slice()),
+    };
+    tell!("{sentence}");
+    for step in next {
+        tell!("  {step}");
     }
-    tell!("{}", report.sentence);
     if let Some(failure) = &record.failure {
         tell!("{}: {}", failure.state, failure.message());
     }

@@ -194,13 +194,18 @@ fn question_in_words(needed: u8, confirmed: &[ApprovalGiven], missing: usize) ->
     format!("The question of the point of no return was asked of {needed}, {missing} must still confirm{who}.")
 }
 
-/// A run as its runner on another machine last wrote it.
-fn head_in_words(head: &Head, now: Timestamp, paint: Paint) -> String {
-    let standing = match (head.card.status, &head.card.paused) {
+/// How a run stands, as its runner on another machine last wrote it.
+fn head_standing(head: &Head) -> String {
+    match (head.card.status, &head.card.paused) {
         (RunStatus::Running, Some(by)) => format!("paused by {} ({})", by.by, by.because),
         (RunStatus::Running, None) => format!("running{}", in_state(&head.card)),
         (status, _) => ended(status, &head.card),
-    };
+    }
+}
+
+/// A run as its runner on another machine last wrote it.
+fn head_in_words(head: &Head, now: Timestamp, paint: Paint) -> String {
+    let standing = head_standing(head);
     let mut text = format!("{}  {standing}\n", paint.bold(&head.run));
     let mut table = Table::default();
     table.row(["machine".to_owned(), head.card.machine.clone()]);
@@ -295,15 +300,55 @@ fn fence_words(record: &FenceRecord) -> String {
     )
 }
 
+/// The most runs whose copies are read; a bucket is not asked for years of them.
+const MOST_COPIES: usize = 100;
+
+/// The runs that have a copy in the evidence bucket and are not here, the newest first.
+async fn only_in_the_bucket(plan: &Plan, here: &[String]) -> Result<Vec<Head>, String> {
+    let aws = Aws::from_plan(plan).await;
+    let (list, evidence) = (aws.evidence_list(), aws.evidence());
+    let look = async {
+        let (mut names, mut next) = (Vec::new(), None);
+        loop {
+            let page = list.list(copy::RUNS_PREFIX, Some('/'), next.as_deref()).await?;
+            let name = |folder: &String| folder.strip_prefix(copy::RUNS_PREFIX)?.strip_suffix('/').map(str::to_owned);
+            names.extend(page.folders.iter().filter_map(name).filter(|name| !here.contains(name)));
+            next = page.next;
+            if next.is_none() {
+                break;
+            }
+        }
+        // Names end in a date where they come from events, so the last ones are the newest as a rule.
+        let mut reading = tokio::task::JoinSet::new();
+        for name in names.into_iter().rev().take(MOST_COPIES) {
+            let evidence = std::sync::Arc::clone(&evidence);
+            reading.spawn(async move { get::<Head>(&*evidence, copy::head_key(&name)).await });
+        }
+        let mut heads = Vec::new();
+        while let Some(Ok(read)) = reading.join_next().await {
+            heads.extend(read?);
+        }
+        heads.sort_by_key(|head| std::cmp::Reverse(head.attempt));
+        Ok(heads)
+    };
+    in_time(plan, look).await
+}
+
 async fn list(folder: &std::path::Path, args: &StatusArgs) -> Result<u8, Problem> {
     let all = runs::all(folder);
-    let on_aws = if args.local {
-        None
+    let names: Vec<String> = all.iter().map(|(card, _)| card.run.clone()).collect();
+    let (on_aws, in_bucket) = if args.local {
+        (None, None)
     } else {
-        Some(match Plan::read(&args.plan.plan) {
-            Ok(plan) => on_aws::executions(&plan, &machines::names(), Which::Newest, PATIENCE).await,
-            Err(error) => Err(error.to_string()),
-        })
+        match Plan::read(&args.plan.plan) {
+            Ok(plan) => {
+                let machines = machines::names();
+                let executions = on_aws::executions(&plan, &machines, Which::Newest, PATIENCE);
+                let (on_aws, in_bucket) = tokio::join!(executions, only_in_the_bucket(&plan, &names));
+                (Some(on_aws), Some(in_bucket))
+            }
+            Err(error) => (Some(Err(error.to_string())), Some(Err(error.to_string()))),
+        }
     };
     if args.json {
         let here: Vec<_> = all
@@ -324,12 +369,20 @@ async fn list(folder: &std::path::Path, args: &StatusArgs) -> Result<u8, Problem
             ),
             Err(why) => json!({"unknown": why}),
         });
-        tell!("{}", pretty(&json!({"this_machine": here, "step_functions": there}))?);
+        let copies = in_bucket.as_ref().map(|listed| match listed {
+            Ok(heads) => json!(heads),
+            Err(why) => json!({"unknown": why}),
+        });
+        tell!("{}", pretty(&json!({"this_machine": here, "evidence_bucket": copies, "step_functions": there}))?);
         return Ok(exit::DONE);
     }
     let (paint, mut table, now) = (Paint::stdout(), Table::default(), Timestamp::now());
     for (card, run) in &all {
         table.row([card.run.clone(), standing(run, card), card.machine.clone(), age(card.started_at, now)]);
+    }
+    for head in in_bucket.iter().flatten().flatten() {
+        let standing = format!("{}, by {}", head_standing(head), head.writer.in_words());
+        table.row([head.run.clone(), standing, head.card.machine.clone(), age(head.attempt, now)]);
     }
     for (machine, run) in on_aws.iter().flatten().flatten() {
         let standing = format!("{} on Step Functions", run.status.to_lowercase().replace('_', " "));
@@ -345,6 +398,9 @@ async fn list(folder: &std::path::Path, args: &StatusArgs) -> Result<u8, Problem
     );
     if all.is_empty() {
         tell!("no run has been started from this machine ({})", folder.display());
+    }
+    if let Some(Err(why)) = in_bucket {
+        tell!("the evidence bucket cannot be asked for runs of other machines: {why}");
     }
     match on_aws {
         Some(Err(why)) => tell!("Step Functions cannot be asked: {why}"),

@@ -55,9 +55,21 @@ async fn a_backup_is_taken_and_proven_by_its_machines_and_a_bad_one_is_told() {
     assert_eq!(logical(&standings)["fresh"], true, "{standings}");
     assert_eq!(logical(&standings)["proven_in_time"], false, "complete is not proven: {standings}");
 
+    let report = |name: &str| -> Value {
+        serde_json::from_slice(&std::fs::read(world.folder(name).join("report.json")).unwrap()).unwrap()
+    };
+    let night = report("night");
+    assert_eq!((&night["form"], &night["outcome"], &night["due"]), (&json!("backups"), &json!("whole"), &json!(1)));
+    assert!(night["taken"][0]["bytes_per_second"].as_f64().unwrap() > 0.0, "{night}");
+    let kept: Value = serde_json::from_str(&world.evidence("reports/night/report.json").await.unwrap()).unwrap();
+    assert_eq!(kept["taken"], night["taken"], "what the machine wrote is what this machine wrote");
+    let said = String::from_utf8_lossy(&taken.stdout);
+    assert!(said.contains("1 of 1 backups that were due are complete"), "{said}");
+
     let look = json!({"at": Timestamp::now(), "kinds": ["logical"]});
     let proven = run(&world, &folder, "verify-backups", "look-1", &look).await;
     assert!(proven.status.success(), "{}", String::from_utf8_lossy(&proven.stderr));
+    assert_eq!(report("look-1")["proven"][0]["rung"], "structure");
     let (code, standings) = backups(&world).await;
     assert_eq!(code, Some(1), "the other kinds of the plan are missing");
     let standing = logical(&standings);

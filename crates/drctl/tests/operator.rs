@@ -158,6 +158,13 @@ async fn another_machine_takes_a_run_up_and_only_one_of_them_does() {
     assert_eq!(deeds(&report), ["take-over"]);
     assert_eq!(report["record"]["interventions"][0]["by"], "bob@sparc.com");
 
+    // A machine that has no run of its own sees it all the same.
+    let elsewhere = TempDir::new().unwrap();
+    let listed = command(&world, elsewhere.path(), &["status"]).output().await.unwrap();
+    let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
+    let row = listed.lines().find(|line| line.starts_with("moved")).unwrap_or_else(|| panic!("{listed}"));
+    assert!(row.contains("succeeded, by") && row.contains("regional-failover"), "{row}");
+
     // The laptop comes back, learns how it ended, and does nothing.
     let back = said(&world, &home(&world, "moved"), &["resume", "moved"]).await;
     assert_eq!(back.code, Some(0), "{}", back.said);

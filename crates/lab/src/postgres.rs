@@ -19,6 +19,7 @@ mod configuration;
 mod server;
 mod template;
 mod tools;
+mod versions;
 
 use std::fmt;
 use std::num::NonZeroU32;

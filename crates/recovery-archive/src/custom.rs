@@ -1,4 +1,5 @@
-//! `pg_dump --format=custom`, read as a stream to its end.
+//! `pg_dump --format=custom`, read as a stream to its end; and the table of contents of `--format=directory`, whose data lies
+//! in files beside it.
 //!
 //! The format has no mark at its end, so an archive that was cut between two tables looks whole to whoever reads only its
 //! table of contents (`pg_restore --list` does). What tells is the comparison made here: every entry that says it has data
@@ -17,8 +18,9 @@ use flate2::bufread::ZlibDecoder;
 use crate::{Flaw, source::Source};
 
 const MAGIC: &[u8; 5] = b"PGDMP";
-/// `archCustom`
+/// `archCustom`; and `archTar` and `archDirectory`: a `toc.dat` calls itself the former and is written as the latter.
 const CUSTOM: u8 = 1;
+const IN_FILES: [u8; 2] = [3, 5];
 const OLDEST: (u8, u8) = (1, 12);
 const NEWEST: (u8, u8) = (1, 16);
 /// `BLK_DATA` and `BLK_BLOBS`
@@ -78,6 +80,26 @@ enum Compression {
     Zstd,
 }
 
+/// The table of contents of a dump in the directory format.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Contents {
+    /// The database it was taken of.
+    pub database: String,
+    /// How many entries it has.
+    pub entries: u64,
+    /// The files that those of them have that have data.
+    pub files: Vec<DataFile>,
+}
+
+/// A file with data.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DataFile {
+    /// Its name in the directory.
+    pub file: String,
+    /// The table, as `schema.table`, if it is the data of one.
+    pub table: Option<String>,
+}
+
 /// An entry with data.
 struct Entry {
     description: String,
@@ -125,6 +147,69 @@ pub fn read(stream: impl Read) -> Result<Dump, Flaw> {
     Ok(dump)
 }
 
+/// Reads the `toc.dat` of a dump in the directory format to its end.
+///
+/// # Errors
+/// It ends early, is damaged, or is of another format.
+pub fn contents(stream: impl Read) -> Result<Contents, Flaw> {
+    let source = Source::new(BufReader::with_capacity(WINDOW, stream));
+    let mut reader = Reader { source, version: (0, 0), int_bytes: 4, offset_bytes: 8 };
+    let (_, dump) = reader.header_of(&IN_FILES)?;
+    let mut contents = Contents { database: dump.database, entries: 0, files: Vec::new() };
+    let count = reader.count()?;
+    for _ in 0..count {
+        let (_, _, entry) = reader.entry()?;
+        let file = reader.text("the name of a file")?.unwrap_or_default();
+        contents.entries += 1;
+        if !file.is_empty() {
+            let table = (entry.description == "TABLE DATA").then(|| format!("{}.{}", entry.schema, entry.name));
+            contents.files.push(DataFile { file, table });
+        }
+    }
+    reader.source.end("the table of contents")?;
+    Ok(contents)
+}
+
+/// Reads the file of a table in a dump in the directory format to its end, and counts its rows.
+///
+/// # Errors
+/// It does not end as the text of a `COPY` ends.
+pub fn rows(stream: impl Read) -> Result<u64, Flaw> {
+    let mut text = CopyText::default();
+    let mut source = Source::new(stream);
+    let mut window = vec![0; WINDOW];
+    loop {
+        let count = source.fill(&mut window, "the text of a COPY")?;
+        text.take(&window[..count]);
+        if count < window.len() {
+            break;
+        }
+    }
+    text.rows().ok_or_else(|| Flaw::Truncated { at: source.at(), inside: "the text of a COPY".to_owned() })
+}
+
+/// The text of a `COPY`, of which the rows and the end are looked at.
+#[derive(Default)]
+struct CopyText {
+    bytes: u64,
+    lines: u64,
+    tail: Vec<u8>,
+}
+
+impl CopyText {
+    fn take(&mut self, text: &[u8]) {
+        self.bytes += text.len() as u64;
+        self.lines += memchr::memchr_iter(b'\n', text).count() as u64;
+        self.tail.extend_from_slice(&text[text.len().saturating_sub(END_OF_COPY.len())..]);
+        self.tail.drain(..self.tail.len().saturating_sub(END_OF_COPY.len()));
+    }
+
+    /// How many rows it has, if it has its end.
+    fn rows(&self) -> Option<u64> {
+        (self.tail == END_OF_COPY).then(|| self.lines - LINES_OF_THE_END)
+    }
+}
+
 impl Entry {
     fn label(&self) -> String {
         if self.schema.is_empty() { format!("`{}`", self.name) } else { format!("`{}.{}`", self.schema, self.name) }
@@ -133,6 +218,10 @@ impl Entry {
 
 impl<R: Read> Reader<R> {
     fn header(&mut self) -> Result<(Compression, Dump), Flaw> {
+        self.header_of(&[CUSTOM])
+    }
+
+    fn header_of(&mut self, formats: &[u8]) -> Result<(Compression, Dump), Flaw> {
         let inside = "the header";
         if &self.source.array::<5>(inside)? != MAGIC {
             return Err(self.source.malformed("this is no dump in pg_dump's custom format"));
@@ -146,8 +235,10 @@ impl<R: Read> Reader<R> {
             return Err(self.source.malformed(format!("integers of {int_bytes} and offsets of {offset_bytes} bytes")));
         }
         (self.int_bytes, self.offset_bytes) = (int_bytes, offset_bytes);
-        if format != CUSTOM {
-            return Err(Flaw::Unsupported(format!("pg_dump's format number {format}, which is not the custom one")));
+        if !formats.contains(&format) {
+            return Err(Flaw::Unsupported(format!(
+                "pg_dump's format number {format}, which is not the one of its name,"
+            )));
         }
         let compression = if self.version >= (1, 15) {
             match self.source.byte(inside)? {
@@ -181,66 +272,75 @@ impl<R: Read> Reader<R> {
     /// The table of contents: entries that have data, by their number.
     fn contents(&mut self, dump: &mut Dump) -> Result<BTreeMap<i64, Entry>, Flaw> {
         let inside = "the table of contents";
-        let count = self.int(inside)?;
-        if !(0..=MAX_ENTRIES).contains(&count) {
-            return Err(self.source.malformed(format!("a table of contents with {count} entries")));
-        }
+        let count = self.count()?;
         let mut with_data = BTreeMap::new();
         for _ in 0..count {
-            let id = self.int(inside)?;
-            let has_dumper = self.int(inside)? != 0;
-            self.pass_text(inside)?; // the catalogue it is from
-            self.pass_text(inside)?; // its object identifier
-            let name = self.text(inside)?.unwrap_or_default();
-            let description = self.text(inside)?.unwrap_or_default();
-            self.int(inside)?; // the section
-            self.pass_text(inside)?; // its definition
-            self.pass_text(inside)?; // how it is dropped
-            let is_copy = self.pass_text(inside)? > 0;
-            let schema = self.text(inside)?.unwrap_or_default();
-            self.pass_text(inside)?; // the tablespace
-            if self.version >= (1, 14) {
-                self.pass_text(inside)?; // the access method
-            }
-            if self.version >= (1, 16) {
-                self.int(inside)?; // the kind of relation
-            }
-            self.pass_text(inside)?; // the owner
-            self.pass_text(inside)?; // whether it has object identifiers
-            while self.pass_text(inside)? >= 0 {} // what it depends on
+            let (id, has_dumper, entry) = self.entry()?;
             let state = self.source.byte(inside)?;
             if !(1..=3).contains(&state) {
                 return Err(self.source.malformed(format!("an offset of the unknown kind {state}")));
             }
             self.source.skip(self.offset_bytes.into(), inside)?;
-            if has_dumper && state != NO_DATA {
-                let entry = Entry { description, schema, name, is_copy };
-                if with_data.insert(id, entry).is_some() {
-                    return Err(self.source.malformed(format!("entry {id} is there twice")));
-                }
+            if has_dumper && state != NO_DATA && with_data.insert(id, entry).is_some() {
+                return Err(self.source.malformed(format!("entry {id} is there twice")));
             }
             dump.entries += 1;
         }
         Ok(with_data)
     }
 
+    /// How many entries the table of contents has.
+    fn count(&mut self) -> Result<i64, Flaw> {
+        let count = self.int("the table of contents")?;
+        if (0..=MAX_ENTRIES).contains(&count) {
+            Ok(count)
+        } else {
+            Err(self.source.malformed(format!("a table of contents with {count} entries")))
+        }
+    }
+
+    /// An entry without what its format adds at its end: its number, whether pg_dump had data for it, and what is kept of it.
+    fn entry(&mut self) -> Result<(i64, bool, Entry), Flaw> {
+        let inside = "the table of contents";
+        let id = self.int(inside)?;
+        let has_dumper = self.int(inside)? != 0;
+        self.pass_text(inside)?; // the catalogue it is from
+        self.pass_text(inside)?; // its object identifier
+        let name = self.text(inside)?.unwrap_or_default();
+        let description = self.text(inside)?.unwrap_or_default();
+        self.int(inside)?; // the section
+        self.pass_text(inside)?; // its definition
+        self.pass_text(inside)?; // how it is dropped
+        let is_copy = self.pass_text(inside)? > 0;
+        let schema = self.text(inside)?.unwrap_or_default();
+        self.pass_text(inside)?; // the tablespace
+        if self.version >= (1, 14) {
+            self.pass_text(inside)?; // the access method
+        }
+        if self.version >= (1, 16) {
+            self.int(inside)?; // the kind of relation
+        }
+        self.pass_text(inside)?; // the owner
+        self.pass_text(inside)?; // whether it has object identifiers
+        while self.pass_text(inside)? >= 0 {} // what it depends on
+        Ok((id, has_dumper, Entry { description, schema, name, is_copy }))
+    }
+
     fn table(&mut self, entry: &Entry, compression: Compression) -> Result<Option<Table>, Flaw> {
         let label = format!("{} of {}", entry.description, entry.label());
-        let (mut bytes, mut lines, mut tail) = (0, 0, Vec::new());
-        self.block(compression, &label, |text| {
-            bytes += text.len() as u64;
-            lines += memchr::memchr_iter(b'\n', text).count() as u64;
-            tail.extend_from_slice(&text[text.len().saturating_sub(END_OF_COPY.len())..]);
-            tail.drain(..tail.len().saturating_sub(END_OF_COPY.len()));
-        })?;
+        let mut copied = CopyText::default();
+        self.block(compression, &label, |text| copied.take(text))?;
         if entry.description != "TABLE DATA" {
             return Ok(None);
         }
         let rows = match entry.is_copy {
-            true if tail == END_OF_COPY => Some(lines - LINES_OF_THE_END),
-            true => return Err(self.source.malformed(format!("{label} does not end as the text of a COPY ends"))),
+            true => match copied.rows() {
+                None => return Err(self.source.malformed(format!("{label} does not end as the text of a COPY ends"))),
+                rows => rows,
+            },
             false => None,
         };
+        let bytes = copied.bytes;
         Ok(Some(Table { schema: entry.schema.clone(), name: entry.name.clone(), rows, bytes }))
     }
 

@@ -14,6 +14,7 @@ mod records;
 
 use std::io::Read;
 
+use jiff::Timestamp;
 use recovery::lsn::Lsn;
 
 pub use first::FirstPage;
@@ -68,8 +69,13 @@ pub struct Followed {
     pub segments: u64,
     /// How many whole records, each with a checksum that fits.
     pub records: u64,
+    /// Where the last whole record began. Whoever goes on from the segment that it is in reads it again, and so every
+    /// record is seen behind the one before it.
+    pub last: Option<Lsn>,
     /// The end of the last whole record.
     pub end: Option<Lsn>,
+    /// The time of the newest commit: whatever was committed before it can be restored.
+    pub committed_at: Option<Timestamp>,
     /// The timeline of the last page.
     pub timeline: u32,
     /// The bytes of one segment.
@@ -130,7 +136,9 @@ impl Walk {
             system_identifier: self.expected.system_identifier,
             segments: self.segments,
             records: self.records.count(),
+            last: self.records.last(),
             end: self.records.end(),
+            committed_at: self.records.committed_at(),
             timeline: self.timeline,
             segment_bytes: self.segment_bytes,
         }
@@ -193,12 +201,12 @@ impl Walk {
             }
             _ => self.magic = Some(header.magic),
         }
-        let due = self.expected.history.as_ref().map(|history| history.timeline_of(name.timeline, at));
+        let history = self.expected.history.as_ref();
         if header.timeline < self.timeline
             || header.timeline > name.timeline
-            || due.is_some_and(|due| due != header.timeline)
+            || history.is_some_and(|history| !history.admits(name.timeline, at, header.timeline))
         {
-            let due = due.unwrap_or(name.timeline);
+            let due = history.map_or(name.timeline, |history| history.timeline_of(name.timeline, at));
             let what = format!("the page of {at} is of timeline {}, not of {due}", header.timeline);
             return Err(Flaw::Foreign { at: place, what });
         }

@@ -17,7 +17,7 @@ use aws_types::{
     service_config::{LoadServiceConfig, ServiceConfigKey},
 };
 use recovery::{
-    backup::{BackupStorage, PartStore, Taken, WalArchive},
+    backup::{BackupStorage, ManagedLog, PartStore, Taken, WalArchive},
     database::Replica,
     holdings::Registry,
     names::{Distribution, Records},
@@ -36,7 +36,7 @@ use crate::{
     ecr::Ecr,
     eks::ManagedNodeGroup,
     kms::Kms,
-    rds::{AuroraGlobalReplica, RdsReplica},
+    rds::{AuroraGlobalReplica, RdsLog, RdsReplica},
     rds_shelf::RdsShelf,
     rds_snapshots::Snapshots,
     route53::HostedZone,
@@ -324,6 +324,15 @@ impl Aws {
             Taken::Primary => (&plan.postgresql.primary, &regions.primary),
             Taken::Standby => (&plan.postgresql.standby, &regions.secondary),
         }
+    }
+
+    /// What keeps the log of the plan's primary, asked in its own region; `None` for a server that we run ourselves, whose
+    /// log is archived in a bucket.
+    pub fn managed_log(&self) -> Option<Arc<dyn ManagedLog>> {
+        let postgresql = &self.plan.postgresql;
+        let client = || aws_sdk_rds::Client::new(&self.config(&self.plan.regions.primary));
+        (postgresql.driver != Driver::SelfManaged)
+            .then(|| Arc::new(RdsLog::new(client(), &postgresql.primary.instance)) as Arc<dyn ManagedLog>)
     }
 
     /// Step Functions of the tertiary region, where the machines are.

@@ -135,6 +135,13 @@ const DESCRIBE_DB_INSTANCES: Call = Call {
     documentation: documentation!("AmazonRDS/latest/APIReference/API_DescribeDBInstances.html"),
     ..GET_OBJECT
 };
+const LOOK_AT_LOG: Call = Call {
+    function: "checksum-verify",
+    action: Some("look-at-log"),
+    home: Home::Primary,
+    blocking: false,
+    ..DESCRIBE_DB_INSTANCES
+};
 const BATCH_GET_IMAGE: Call = Call {
     service: "ECR",
     operation: "BatchGetImage",
@@ -352,6 +359,7 @@ pub const CALLS: &[Call] = &[
     Call { function: "notify", ..PUBLISH },
     Call { function: "report", blocking: false, ..GET_OBJECT },
     Call { function: "report", blocking: false, ..PUT_OBJECT },
+    Call { function: "report", blocking: false, ..LIST_OBJECTS },
     Call { function: "backup-trigger", ..GET_OBJECT },
     Call { function: "backup-trigger", ..PUT_OBJECT },
     Call { function: "backup-trigger", ..GET_SECRET_VALUE },
@@ -405,6 +413,20 @@ pub const CALLS: &[Call] = &[
         blocking: false,
         documentation: documentation!("AmazonS3/latest/API/API_PutObjectTagging.html"),
         ..GET_OBJECT
+    },
+    // To which moment RDS can restore, asked where the log is kept; the next look asks again.
+    LOOK_AT_LOG,
+    Call { action: Some("follow-log"), ..LOOK_AT_LOG },
+    Call {
+        operation: "DescribeDBClusters",
+        documentation: documentation!("AmazonRDS/latest/APIReference/API_DescribeDBClusters.html"),
+        ..LOOK_AT_LOG
+    },
+    Call {
+        operation: "DescribeDBClusters",
+        action: Some("follow-log"),
+        documentation: documentation!("AmazonRDS/latest/APIReference/API_DescribeDBClusters.html"),
+        ..LOOK_AT_LOG
     },
     // The cluster's state is sealed under a data key that is opened once before anything is published under it.
     GENERATE_DATA_KEY,

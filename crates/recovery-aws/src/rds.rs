@@ -7,9 +7,14 @@
 use async_trait::async_trait;
 use aws_sdk_rds::{
     Client,
-    types::{DbInstance, FailoverStatus, GlobalCluster},
+    primitives::DateTime,
+    types::{DbCluster, DbInstance, FailoverStatus, GlobalCluster},
 };
-use recovery::database::{DatabaseError, Manner, Replica, ReplicaRole};
+use jiff::Timestamp;
+use recovery::{
+    backup::{ManagedLog, Restorable},
+    database::{DatabaseError, Manner, Replica, ReplicaRole},
+};
 
 use crate::trouble::{Kind, Trouble};
 
@@ -172,6 +177,59 @@ impl Replica for AuroraGlobalReplica {
     }
 }
 
+/// The log that RDS or Aurora keeps of a server, in that server's region.
+#[derive(Clone, Debug)]
+pub struct RdsLog {
+    client: Client,
+    /// An instance's name, or a cluster's ARN.
+    server: String,
+}
+
+impl RdsLog {
+    /// Of an instance, or of a cluster by its ARN, behind a client of its region.
+    pub fn new(client: Client, server: &str) -> RdsLog {
+        RdsLog { client, server: server.to_owned() }
+    }
+
+    async fn of_instance(&self) -> Result<Option<Restorable>, Trouble> {
+        let answer = self.client.describe_db_instances().db_instance_identifier(&self.server).send().await?;
+        Ok(answer
+            .db_instances()
+            .first()
+            .map(|one| restorable(one.backup_retention_period(), None, one.latest_restorable_time())))
+    }
+
+    async fn of_cluster(&self) -> Result<Option<Restorable>, Trouble> {
+        let answer = self.client.describe_db_clusters().db_cluster_identifier(&self.server).send().await?;
+        let of = |one: &DbCluster| {
+            restorable(one.backup_retention_period(), one.earliest_restorable_time(), one.latest_restorable_time())
+        };
+        Ok(answer.db_clusters().first().map(of))
+    }
+}
+
+/// Without retention nothing is kept, whatever time is said.
+/// <https://docs.aws.amazon.com/AmazonRDS/latest/APIReference/API_DBInstance.html>
+fn restorable(retention_days: Option<i32>, from: Option<&DateTime>, to: Option<&DateTime>) -> Restorable {
+    let moment = |at: &DateTime| Timestamp::new(at.secs(), at.subsec_nanos().cast_signed()).ok();
+    let kept = retention_days != Some(0);
+    Restorable { from: from.and_then(moment).filter(|_| kept), to: to.and_then(moment).filter(|_| kept) }
+}
+
+#[async_trait]
+impl ManagedLog for RdsLog {
+    fn name(&self) -> &str {
+        &self.server
+    }
+
+    async fn restorable(&self) -> Result<Restorable, DatabaseError> {
+        const LOOKING: &str = "asking to which moment it can be restored";
+        let error = |trouble| database_error(&self.server, LOOKING, trouble);
+        let found = if self.server.contains(":cluster:") { self.of_cluster().await } else { self.of_instance().await };
+        found.map_err(error)?.ok_or_else(|| error(Trouble::unexpected("RDS answered without the server")))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use aws_sdk_rds::types::{FailoverState, GlobalClusterMember};
@@ -226,5 +284,14 @@ mod tests {
             assert_eq!(member_role(&global, "arn:b"), Some(expected), "{situation}");
             assert_eq!(member_role(&global, "arn:c"), None, "{situation}");
         }
+    }
+
+    #[test]
+    fn what_is_not_retained_can_be_restored_to_no_moment() {
+        let at = DateTime::from_secs(1_795_000_000);
+        let (to, moment) = (Some(&at), Timestamp::from_second(1_795_000_000).ok());
+        assert_eq!(restorable(Some(30), None, to), Restorable { from: None, to: moment });
+        assert_eq!(restorable(Some(0), None, to), Restorable { from: None, to: None });
+        assert_eq!(restorable(Some(30), None, None), Restorable { from: None, to: None }, "nothing was shipped yet");
     }
 }

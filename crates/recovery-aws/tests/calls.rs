@@ -110,7 +110,7 @@ fn clients_are_used_in_the_file_of_their_service_and_nowhere_else() {
 }
 
 /// What a function's wiring mentions, and the service that it reaches by it.
-const REACHES: [(&str, &str); 26] = [
+const REACHES: [(&str, &str); 27] = [
     (".evidence()", "S3"),
     (".evidence_list()", "S3"),
     (".backups()", "S3"),
@@ -134,6 +134,7 @@ const REACHES: [(&str, &str); 26] = [
     (".secrets()", "SecretsManager"),
     ("node_group(", "EKS"),
     (".replica", "RDS"),
+    (".managed_log()", "RDS"),
     (".records(", "Route53"),
     (".distribution(", "CloudFront"),
     (".messenger()", "SNS"),

@@ -296,6 +296,22 @@ async fn a_read_replica_is_promoted_once_however_often_it_is_asked() {
 }
 
 #[tokio::test]
+async fn rds_says_to_which_moment_it_can_restore_and_that_it_cannot() {
+    let (emulated, _, plan, aws) = account().await;
+    let log = aws.managed_log().unwrap();
+    let restorable = log.restorable().await.unwrap();
+    let behind = jiff::Timestamp::now().duration_since(restorable.to.expect("the seed keeps backups")).as_secs();
+    assert!((-5..600).contains(&behind), "{restorable:?}");
+    let mut other = plan.clone();
+    other.postgresql.primary.instance = "not-there".to_owned();
+    let aws = Aws::from_environment(&other, emulated.env()).await;
+    let missing = aws.managed_log().unwrap().restorable().await.unwrap_err();
+    assert_ne!(missing.fault(), Fault::Transient, "{missing:?}");
+    other.postgresql.driver = Driver::SelfManaged;
+    assert!(Aws::from_environment(&other, emulated.env()).await.managed_log().is_none());
+}
+
+#[tokio::test]
 async fn an_aurora_global_cluster_fails_over_once_however_often_it_is_asked() {
     let (emulated, _, mut plan, _) = account().await;
     plan.postgresql.driver = Driver::AuroraGlobal;

@@ -20,6 +20,6 @@ pub mod wal;
 pub use encode::{Ends, crc64nvme, sha256};
 pub use error::DatapathError;
 pub use parts::{Parts, SMALLEST_PART};
-pub use produce::{Produced, ProducerError};
+pub use produce::{Produced, ProducerError, last_words};
 pub use store::{Options, Stored, store};
 pub use taker::{Made, Sink, TakeError, Taker};

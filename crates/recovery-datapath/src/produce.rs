@@ -25,6 +25,8 @@ pub struct Produced {
     pub(crate) what: String,
     pub(crate) bytes: Box<dyn Read + Send>,
     pub(crate) outcome: Outcome,
+    /// Whether nothing at all may be all that there is.
+    pub(crate) may_be_empty: bool,
 }
 
 /// Ends with the writer's own verdict; the writer ends when this is dropped.
@@ -128,7 +130,7 @@ impl Produced {
             let status = child.wait().await.map_err(ProducerError::Read)?;
             if status.success() { Ok(()) } else { Err(ProducerError::Status { status: status.to_string(), said }) }
         });
-        Ok(Produced { what: what.to_owned(), bytes: Box::new(stdout), outcome: Outcome(outcome) })
+        Ok(Produced { what: what.to_owned(), bytes: Box::new(stdout), outcome: Outcome(outcome), may_be_empty: false })
     }
 
     /// Ends the writer before its time: what it wrote is not stored, and of what was stored no part is left. To drop the whole
@@ -140,7 +142,13 @@ impl Produced {
     /// Bytes that are there already.
     pub fn by_memory(what: &str, bytes: impl Into<Vec<u8>>) -> Produced {
         let outcome = Outcome(tokio::spawn(async { Ok(()) }));
-        Produced { what: what.to_owned(), bytes: Box::new(Cursor::new(bytes.into())), outcome }
+        Produced { what: what.to_owned(), bytes: Box::new(Cursor::new(bytes.into())), outcome, may_be_empty: false }
+    }
+
+    /// Bytes that somebody writes where they can be read; reading fails if not all of them come. None may be all of them.
+    pub fn by_reader(what: &str, bytes: Box<dyn Read + Send>) -> Produced {
+        let outcome = Outcome(tokio::spawn(async { Ok(()) }));
+        Produced { what: what.to_owned(), bytes, outcome, may_be_empty: true }
     }
 
     /// Bytes that a task writes into a pipe of bounded capacity; what the task returns decides.
@@ -153,7 +161,7 @@ impl Produced {
         let writing = task(theirs);
         let outcome = Outcome(tokio::spawn(async move { writing.await.map_err(ProducerError::Other) }));
         let bytes = Bridge { handle: tokio::runtime::Handle::current(), stream: ours };
-        Produced { what: what.to_owned(), bytes: Box::new(bytes), outcome }
+        Produced { what: what.to_owned(), bytes: Box::new(bytes), outcome, may_be_empty: false }
     }
 }
 
@@ -169,7 +177,8 @@ impl Read for Bridge {
     }
 }
 
-async fn last_words(mut stderr: impl AsyncRead + Unpin) -> String {
+/// The end of what a program says, in one line; for those whose output is not their standard output.
+pub async fn last_words(mut stderr: impl AsyncRead + Unpin) -> String {
     let mut kept = Vec::new();
     let mut piece = [0; 1024];
     while let Ok(length @ 1..) = stderr.read(&mut piece).await {

@@ -96,14 +96,14 @@ struct Sending<'a> {
 
 impl Sending<'_> {
     async fn run(&self, produced: Produced) -> Result<Stored, DatapathError> {
-        let Produced { bytes, mut outcome, .. } = produced;
+        let Produced { bytes, mut outcome, may_be_empty, .. } = produced;
         let there = self.bucket.parts(self.key, self.upload).await.map_err(|source| self.failed(source))?;
         let (to, from) = mpsc::channel(1);
         let (encoding, parts) = (self.options.encoding, self.options.parts);
         let encoder = tokio::task::spawn_blocking(move || encode(bytes, encoding, parts, to));
         let sent = self.send(from, there.unwrap_or_default()).await?;
         let encoded = encoder.await.unwrap_or(Err(Stopped::Closed));
-        let encoded = self.judge(encoded, &mut outcome).await?;
+        let encoded = self.judge(encoded, &mut outcome, may_be_empty).await?;
         let version_id = self.complete(&sent, &encoded).await?;
         let Encoded { ends, plain_sha256, stored_bytes, stored_sha256, crc64nvme } = encoded;
         Ok(Stored { ends, plain_sha256, stored_bytes, stored_sha256, crc64nvme, version_id })
@@ -184,7 +184,12 @@ impl Sending<'_> {
     }
 
     /// Whether what was read is all that there was to read.
-    async fn judge(&self, encoded: Result<Encoded, Stopped>, outcome: &mut Outcome) -> Result<Encoded, DatapathError> {
+    async fn judge(
+        &self,
+        encoded: Result<Encoded, Stopped>,
+        outcome: &mut Outcome,
+        may_be_empty: bool,
+    ) -> Result<Encoded, DatapathError> {
         let (what, key) = (self.what.to_owned(), self.key.to_owned());
         let encoded = match encoded {
             Ok(encoded) => encoded,
@@ -203,7 +208,7 @@ impl Sending<'_> {
         if let Err(source) = outcome.verdict().await {
             return Err(DatapathError::Producer { what, key, source });
         }
-        if encoded.ends.bytes == 0 {
+        if encoded.ends.bytes == 0 && !may_be_empty {
             return Err(DatapathError::NotWhole { what, key, problem: "it wrote nothing".to_owned() });
         }
         match (self.options.whole)(&encoded.ends) {

@@ -98,6 +98,11 @@ impl Sink {
         Ok(stored)
     }
 
+    /// Adds to what is said of artifacts what became known only after them.
+    pub fn describe(&self, mut edit: impl FnMut(&mut Artifact)) {
+        self.artifacts.lock().unwrap_or_else(PoisonError::into_inner).iter_mut().for_each(&mut edit);
+    }
+
     /// What was written, in the order in which it was complete.
     pub fn into_artifacts(self) -> Vec<Artifact> {
         self.artifacts.into_inner().unwrap_or_else(PoisonError::into_inner)

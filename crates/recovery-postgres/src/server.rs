@@ -6,8 +6,8 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use recovery::{
     database::{
-        Closed, Database, DatabaseError, Heartbeat, Manner, PrimaryPosition, Replica, ReplicaRole, ServerStatus,
-        WriteAttempt,
+        Archiver, Closed, Database, DatabaseError, Heartbeat, Manner, PrimaryPosition, Replica, ReplicaRole,
+        ServerStatus, WriteAttempt,
     },
     lsn::Lsn,
     plan::{self, Driver, Plan},
@@ -209,7 +209,9 @@ impl Database for Server {
                     returning number, written_at";
                 let heartbeat = client.query_one(beat, &[]).await?;
                 let position = "select clock_timestamp(), (select system_identifier::text from pg_control_system()),
-                    ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int, pg_current_wal_flush_lsn()::text";
+                    ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int, pg_current_wal_flush_lsn()::text,
+                    current_setting('archive_mode') <> 'off', last_archived_time, last_failed_time, last_failed_wal, failed_count
+                    from pg_stat_archiver";
                 let position = client.query_one(position, &[]).await?;
                 Ok((heartbeat, position))
             })
@@ -221,10 +223,23 @@ impl Database for Server {
                 timeline: unsigned(position.try_get(2)?),
                 lsn: lsn(position.try_get(3)?).unwrap_or_default(),
                 heartbeat: Heartbeat { number: heartbeat.try_get(0)?, written_at: heartbeat.try_get(1)? },
+                archiver: archiver(position)?,
             })
         };
         read(&row).map_err(|error| self.application.classify("writing a heartbeat", error))
     }
+}
+
+/// RDS archives by a way of its own, and shows what becomes of it all the same.
+fn archiver(position: &Row) -> Result<Option<Archiver>, tokio_postgres::Error> {
+    let archives: bool = position.try_get(4)?;
+    let said = Archiver {
+        last_archived_at: position.try_get(5)?,
+        last_failed_at: position.try_get(6)?,
+        last_failed: position.try_get(7)?,
+        failures: position.try_get(8)?,
+    };
+    Ok(archives.then_some(said))
 }
 
 /// `25006` is the fence itself; anything else is not a proof that the server is closed.

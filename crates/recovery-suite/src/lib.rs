@@ -195,7 +195,9 @@ impl Suite {
             }
             "report" => {
                 let handle = |suite: Arc<Suite>, request: report::Request| async move {
-                    report::write_report(&request, &suite.settings.plan, &*suite.aws.evidence(), Timestamp::now()).await
+                    let (list, evidence) = (suite.aws.evidence_list(), suite.aws.evidence());
+                    let catalogue = Catalogue { list: &*list, evidence: &*evidence };
+                    report::write_report(&request, &suite.settings.plan, catalogue, Timestamp::now()).await
                 };
                 answer("report", suite, handle, payload).await
             }
@@ -226,8 +228,15 @@ impl Suite {
                     let shelves = suite.aws.snapshot_shelves();
                     let snapshots: Vec<&dyn SnapshotShelf> =
                         shelves.iter().flatten().map(|shelf| shelf as &dyn SnapshotShelf).collect();
-                    let world =
-                        checksum_verify::World { backups: &*backups, wal: &*wal, catalogue, snapshots: &snapshots };
+                    let managed_log = suite.aws.managed_log();
+                    let world = checksum_verify::World {
+                        backups: &*backups,
+                        wal: &*wal,
+                        managed_log: managed_log.as_deref(),
+                        log_budget_bytes: checksum_verify::LOG_BUDGET_BYTES,
+                        catalogue,
+                        snapshots: &snapshots,
+                    };
                     checksum_verify::checksum_verify(&request, &suite.settings.plan, &world, Timestamp::now()).await
                 };
                 answer("checksum-verify", suite, handle, payload).await

@@ -304,8 +304,10 @@ fn roles_reach_other_regions_only_where_the_table_of_calls_does() {
                 let global = action.starts_with("route53:") || action.starts_with("cloudfront:");
                 // An Aurora global cluster has no region in its ARN, its member has.
                 let (primary, secondary) = (resource.contains("PrimaryRegion"), resource.contains("SecondaryRegion"));
-                // Only backups ask the region that may be lost, while it is there.
-                assert!(!primary || function == "backup-trigger", "{function}: {action} reaches into the lost region");
+                // Only backups ask the region that may be lost, while it is there: what is in it, and to which moment RDS can
+                // restore there.
+                let of_backups = matches!(function, "backup-trigger" | "checksum-verify");
+                assert!(!primary || of_backups, "{function}: {action} reaches into the lost region");
                 assert!(!primary || homes.contains(&Home::Primary), "{function}: {action} on {resource}");
                 assert!(!secondary || homes.contains(&Home::Secondary), "{function}: {action} on {resource}");
                 // Names of buckets have no region.
@@ -354,8 +356,8 @@ fn the_stack_needs_neither_of_the_regions_that_may_be_lost() {
         let properties = resource["Properties"].to_string();
         // Looking at the lost region is what detection is for; nothing else here may name it.
         let looks = ["PrimaryImpairedAlarm", "ProbeSilentAlarm", "Dashboard"].contains(&name.as_str());
-        // Backups are taken over there while it lives, and nothing waits for them.
-        let looks = looks || name == "BackupTriggerRole";
+        // Backups are taken and looked at over there while it lives, and nothing waits for them.
+        let looks = looks || ["BackupTriggerRole", "ChecksumVerifyRole"].contains(&name.as_str());
         assert!(looks || !properties.contains("PrimaryRegion"), "{name} names the lost region");
         // Only what functions may do over there.
         assert!(
@@ -597,12 +599,30 @@ fn the_alarm_counts_what_the_probe_emits_and_the_rule_waits_for_it() {
 #[test]
 fn the_alarms_on_backups_count_what_the_verification_emits_and_the_bucket_expires_what_it_marks() {
     use checksum_verify::{EXPIRED, RETENTION_TAG, metric};
+    use recovery::backup::{ChecksumVerifyRequest, LOOKS_SECONDS, LogFound, LogKeeper, LogReach};
     let template = template("template.yaml");
     let plan = recovery::plan::Plan::read(&root().join("plans/sparc.toml")).unwrap();
     let emitted = &metric::embedded(&[], &plan, jiff::Timestamp::UNIX_EPOCH)[0];
     let directive = &emitted["_aws"]["CloudWatchMetrics"][0];
     let alarms = of_type(&template, "AWS::CloudWatch::Alarm");
-    for (name, metric) in [("BackupStaleAlarm", metric::STALE), ("BackupUnprovenAlarm", metric::UNPROVEN)] {
+    let reach = LogReach {
+        observed_at: jiff::Timestamp::UNIX_EPOCH,
+        by: String::new(),
+        keeper: LogKeeper::Rds(String::new()),
+        reaches_to: None,
+        reaches_from: None,
+        segment: None,
+        missing_bytes: None,
+        findings: Vec::new(),
+    };
+    let found = LogFound { reach: Some(reach), ..LogFound::default() };
+    let of_log = metric::of_log(&found, &plan, jiff::Timestamp::UNIX_EPOCH).unwrap();
+    let of_log = &of_log["_aws"]["CloudWatchMetrics"][0];
+    for (name, metric, directive) in [
+        ("BackupStaleAlarm", metric::STALE, directive),
+        ("BackupUnprovenAlarm", metric::UNPROVEN, directive),
+        ("LogStaleAlarm", metric::LOG_STALE, of_log),
+    ] {
         let alarm = alarms[name];
         assert_eq!((&alarm["Namespace"], &alarm["MetricName"]), (&directive["Namespace"], &json!(metric)));
         assert!(directive["Metrics"].as_array().unwrap().iter().any(|one| one["Name"] == metric), "{directive}");
@@ -615,6 +635,11 @@ fn the_alarms_on_backups_count_what_the_verification_emits_and_the_bucket_expire
         assert_eq!(rule["TagFilters"], json!([{ "Key": RETENTION_TAG, "Value": EXPIRED }]), "{rule}");
     }
     let schedules = of_type(&template, "AWS::Scheduler::Schedule");
+    let looks = &schedules["LogSchedule"];
+    let minutes = format!("rate({} minutes)", LOOKS_SECONDS / 60);
+    assert_eq!(looks["ScheduleExpression"], json!(minutes), "who judges freshness knows when looks come");
+    serde_json::from_str::<ChecksumVerifyRequest>(looks["Target"]["Input"].as_str().unwrap()).unwrap();
+    assert_eq!(looks["Target"]["Arn"], json!({ "Fn::GetAtt": "ChecksumVerifyFunction.Arn" }));
     let started = [
         ("NightlyBackupSchedule", "nightly-backup"),
         ("ClusterBackupSchedule", "nightly-backup"),

@@ -7,6 +7,7 @@
 
 mod catalogue;
 mod job;
+mod log;
 mod manifest;
 mod parts;
 mod policy;
@@ -23,14 +24,18 @@ use serde::{Deserialize, Serialize};
 
 use crate::plan::Plan;
 
-pub use catalogue::{Catalogue, Known, Newest, Proven, Standing, may_expire};
+pub use catalogue::{Catalogue, Known, LogStanding, Newest, Proven, Standing, may_expire};
 pub use job::{DueJob, JOB_CONFIG, JOB_PLAN, JobEnd, JobFile};
+pub use log::{
+    LOOKS_SECONDS, LogChain, LogCursor, LogFound, LogKeeper, LogReach, ManagedLog, Restorable, log_chain_key,
+    log_reach_key,
+};
 pub use manifest::{
     Artifact, BackupManifest, Content, DatabaseFacts, DumpFormat, Encoding, MANIFEST_VERSION, ManifestProblem, Phase,
     Protection, Receipt, Sha256Hex, SnapshotCopy, Source, TableFacts, Tool,
 };
 pub use parts::{Keeping, PartStore, Written};
-pub use policy::{Backups, DatabaseBackup, JobSettings, Lock, Policy, Taken};
+pub use policy::{Backups, DatabaseBackup, DirectoryFormat, JobSettings, Lock, Policy, Taken};
 pub use proof::{ArtifactProof, Counts, Finding, Proof, Reason, Rung, Unproven, VerifiedBackup};
 pub use request::{BackupTriggerRequest, ChecksumVerifyRequest, Due, DueBackup, Outcome, Place};
 pub use snapshots::{SNAPSHOT_PREFIX, SNAPSHOT_TAG, Snapshot, SnapshotError, SnapshotShelf, snapshot_id};
@@ -47,7 +52,7 @@ pub enum Kind {
     Logical,
     /// `pg_basebackup`, with its manifest.
     Physical,
-    /// Segments of the write-ahead log, as `drctl wal push` archives them.
+    /// The write-ahead log up to a moment ago: as `drctl wal push` archives it, or as RDS keeps it.
     Wal,
     /// Resources of a Kubernetes cluster, and its volumes.
     Cluster,

@@ -12,7 +12,7 @@ use std::{collections::BTreeSet, fmt};
 use serde::Serialize;
 
 use crate::{
-    backup::{Kind, Policy},
+    backup::{Kind, Policy, Rung},
     objective::{Priority, RecoveryPoint, Span, human_seconds},
     plan::{Component, Driver, Mechanism, Objective, Plan, PlanError, problem_at},
     report::{mechanism_in_words, storage_class_name},
@@ -401,6 +401,9 @@ fn backups(plan: &Plan, found: &mut Found) {
                 "keep backups in GLACIER_IR or STANDARD_IA while they are the ones to restore from",
             );
         }
+        if *kind == Kind::Wal {
+            log(plan, policy, component, found);
+        }
         if every > fresh_within {
             found.contradiction(
                 format!("fresh:{kind}"),
@@ -432,9 +435,7 @@ fn backups(plan: &Plan, found: &mut Found) {
         let driver = plan.postgresql.driver;
         let impossible = match (kind, driver) {
             (Kind::Snapshot, Driver::SelfManaged) => Some("a server that we run has no snapshots of RDS"),
-            (Kind::Physical | Kind::Wal, Driver::Rds | Driver::AuroraGlobal) => {
-                Some("RDS lets nobody in who could copy files or archive the log")
-            }
+            (Kind::Physical, Driver::Rds | Driver::AuroraGlobal) => Some("RDS lets nobody in who could copy files"),
             (
                 Kind::Snapshot
                 | Kind::Logical
@@ -477,6 +478,101 @@ fn backups(plan: &Plan, found: &mut Found) {
                 first.claim, plan.regions.primary
             ),
             "have the storage copy them to another region (for EBS: Data Lifecycle Manager), and accept this with that reason",
+        );
+    }
+}
+
+/// The most days that RDS keeps what a restore to a moment needs.
+/// <https://docs.aws.amazon.com/AmazonRDS/latest/UserGuide/USER_WorkingWithAutomatedBackups.BackupRetention.html>
+const RDS_RETENTION_DAYS: u32 = 35;
+
+/// The log must reach as close to now as may be lost, from a backup that it can be played onto.
+fn log(plan: &Plan, policy: &Policy, component: &Component, found: &mut Found) {
+    let Policy { every, fresh_within, proven_to, retention_days, .. } = policy;
+    let name = &component.name;
+    let ours = plan.postgresql.driver == Driver::SelfManaged;
+    if let Some(promised) = component.rpo.seconds() {
+        if every.seconds() > promised {
+            found.contradiction(
+                format!("rpo:{name}:wal"),
+                promised,
+                Some(every.seconds()),
+                format!("`{name}` may lose {}, but its log is to be kept every {every}", may_lose(component.rpo)),
+                "keep the log more often, or raise the rpo",
+            );
+        } else if fresh_within.seconds() > promised + every.seconds() {
+            found.warning(
+                format!("fresh:{name}:wal"),
+                format!(
+                    "`{name}` may lose {}, but nobody is told before its log lies {fresh_within} behind",
+                    may_lose(component.rpo)
+                ),
+                "lower `fresh_within` to the rpo and one `every` more",
+            );
+        }
+    }
+    if ours {
+        let timeout = match component.mechanism {
+            Mechanism::StreamingReplication { archive_timeout } => archive_timeout,
+            _ => None,
+        };
+        if timeout.is_none_or(|timeout| timeout > *every) {
+            let bound = timeout.map_or("nothing".to_owned(), |timeout| timeout.to_string());
+            found.contradiction(
+                "archive:wal".to_owned(),
+                every.seconds(),
+                timeout.map(Span::seconds),
+                format!(
+                    "a segment of the log is to be archived every {every}, but `archive_timeout` of `{name}` is {bound}"
+                ),
+                "set `archive_timeout` to what the policy's `every` says",
+            );
+        }
+        match plan.backups.policy(Kind::Physical) {
+            None => found.contradiction(
+                "base:wal".to_owned(),
+                every.seconds(),
+                None,
+                "the log is archived, but no base backup is planned that it could be played onto".to_owned(),
+                "add a [[backups.policy]] of kind \"physical\"",
+            ),
+            Some(base) if base.retention_days > *retention_days => found.warning(
+                "retention:wal".to_owned(),
+                format!(
+                    "base backups are kept for {} days, but the log that leads on from them for {retention_days}",
+                    base.retention_days
+                ),
+                "keep both as long",
+            ),
+            Some(_) => {}
+        }
+        return;
+    }
+    if *proven_to > Rung::Present {
+        found.contradiction(
+            "proven-to:wal".to_owned(),
+            policy.proven_within.seconds(),
+            None,
+            format!("the log is to be proven to `{proven_to}`, but RDS lets nobody read it"),
+            "write proven_to = \"present\"; more is proven by restoring to a moment",
+        );
+    }
+    if every.seconds() < RDS_ARCHIVE {
+        found.warning(
+            "archive:wal".to_owned(),
+            format!("the log is to be kept every {every}, but RDS ships it every 5 min whatever is asked for"),
+            "write every = \"5 min\"",
+        );
+    }
+    if *retention_days > RDS_RETENTION_DAYS {
+        found.contradiction(
+            "retention:wal".to_owned(),
+            f64::from(*retention_days) * 86_400.0,
+            Some(f64::from(RDS_RETENTION_DAYS) * 86_400.0),
+            format!(
+                "the log is to be kept for {retention_days} days, but RDS keeps it for {RDS_RETENTION_DAYS} at most"
+            ),
+            "keep it for fewer days, or take snapshots that are kept longer",
         );
     }
 }
@@ -689,6 +785,11 @@ mod tests {
         SPARC.replacen(right, wrong, 1)
     }
 
+    /// A plan whose server is ours.
+    fn ours(text: &str) -> String {
+        text.replacen("driver = \"rds\"", "driver = \"self-managed\"", 1)
+    }
+
     #[test]
     fn each_way_to_promise_too_much_is_found_by_name() {
         let situations = [
@@ -800,6 +901,45 @@ mod tests {
                 "archive:postgresql",
             ),
             (
+                "log kept more rarely than may be lost",
+                with("every = \"5 min\"", "every = \"10 min\""),
+                "rpo:postgresql:wal",
+            ),
+            (
+                "a log whose lateness nobody hears of",
+                with("fresh_within = \"10 min\"", "fresh_within = \"1 h\""),
+                "fresh:postgresql:wal",
+            ),
+            ("log kept more often than RDS does", with("every = \"5 min\"", "every = \"1 min\""), "archive:wal"),
+            (
+                "proof of a log that nobody can read",
+                with("proven_to = \"present\" # RDS lets nobody read it", "proven_to = \"structure\" #"),
+                "proven-to:wal",
+            ),
+            (
+                "log that RDS does not keep so long",
+                with(
+                    "retention_days = 30\nstorage_class = \"STANDARD\"",
+                    "retention_days = 90\nstorage_class = \"STANDARD\"",
+                ),
+                "retention:wal",
+            ),
+            ("an archive onto nothing", ours(SPARC), "base:wal"),
+            (
+                "an archive that is filled more rarely than planned",
+                ours(&with("archive_timeout = \"5 min\"", "archive_timeout = \"10 min\"")),
+                "archive:wal",
+            ),
+            (
+                "an archive that ends before its base backups",
+                ours(&with("kind = \"snapshot\"", "kind = \"physical\"").replacen(
+                    "retention_days = 30\nstorage_class = \"STANDARD\"",
+                    "retention_days = 7\nstorage_class = \"STANDARD\"",
+                    1,
+                )),
+                "retention:wal",
+            ),
+            (
                 "nothing kept where something may not be lost",
                 with("mechanism = { kind = \"rebuild\" }", "mechanism = { kind = \"rebuild\" } # ").replacen(
                     "rpo = \"rebuilt\"",
@@ -821,7 +961,16 @@ mod tests {
     fn a_mechanism_that_keeps_its_promise_is_not_reported() {
         let found = all(SPARC);
         let names: Vec<&str> = found.iter().map(|one| one.name.as_str()).collect();
-        for absent in ["rpo:postgresql", "rpo:kubernetes", "rpo:object-storage", "rpo:redis", "ttl:origin.sparc.com"] {
+        for absent in [
+            "rpo:postgresql",
+            "rpo:postgresql:wal",
+            "archive:wal",
+            "driver:wal",
+            "rpo:kubernetes",
+            "rpo:object-storage",
+            "rpo:redis",
+            "ttl:origin.sparc.com",
+        ] {
             assert!(!names.contains(&absent), "{absent}: {names:?}");
         }
         let unique: BTreeSet<&&str> = names.iter().collect();

@@ -57,6 +57,30 @@ pub struct PrimaryPosition {
     pub lsn: Lsn,
     /// The heartbeat just written.
     pub heartbeat: Heartbeat,
+    /// How its archiver fares; absent if it archives nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub archiver: Option<Archiver>,
+}
+
+/// What a primary says of its `archive_command`: `pg_stat_archiver`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Archiver {
+    /// When it last succeeded.
+    pub last_archived_at: Option<Timestamp>,
+    /// When it last failed; it is tried again until it succeeds.
+    pub last_failed_at: Option<Timestamp>,
+    /// The file that it failed with.
+    pub last_failed: Option<String>,
+    /// How often it failed since the statistics began.
+    pub failures: i64,
+}
+
+impl Archiver {
+    /// The file that cannot be archived now, and since when at the latest.
+    pub fn stuck_on(&self) -> Option<(&str, Timestamp)> {
+        let failed_at = self.last_failed_at.filter(|failed| self.last_archived_at.is_none_or(|done| *failed > done))?;
+        Some((self.last_failed.as_deref().unwrap_or("a file"), failed_at))
+    }
 }
 
 /// Key in the evidence bucket of the last position that the primary is known to have had.

@@ -437,6 +437,7 @@ fn last_known_position(survey: &Survey) -> Option<PrimaryPosition> {
             timeline: primary.timeline,
             lsn: primary.holds_to,
             heartbeat: primary.heartbeat?,
+            archiver: None,
         })
     });
     asked.or(kept)
@@ -527,6 +528,7 @@ mod tests {
             timeline: 1,
             lsn: Lsn(lsn),
             heartbeat: Heartbeat { number: beat, written_at: at(beat) },
+            archiver: None,
         }
     }
 

@@ -220,6 +220,7 @@ fn about_backups(plan: &Plan, run: &Run, stage: Stage) -> Notice {
             let says = proven.says.as_deref().unwrap_or("see its proof");
             format!("`{}`: {says} ({} of {} artifacts are valid)", proven.backup, proven.valid, proven.found)
         }));
+        sentences.extend(proofs.log.iter().flat_map(|log| log.says.iter().cloned()));
     }
     sentences.extend(run.troubles.iter().map(|trouble| format!("{}: {}", trouble.state, trouble.message())));
     let more = sentences.len().saturating_sub(MOST_SENTENCES);

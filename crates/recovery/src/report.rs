@@ -19,6 +19,7 @@ use crate::{
     run::{Run, RunOutcome},
 };
 
+mod backups;
 mod chart;
 mod checklist;
 mod drill;
@@ -28,12 +29,15 @@ mod seen;
 mod timeline;
 mod words;
 
+pub use backups::{
+    BACKUP_SCHEMA, BackupFinding, BackupForm, BackupOutcome, BackupReport, Missed, PolicyStanding, Proven, Taken,
+};
 pub use checklist::{CheckState, ChecklistGroup, ChecklistItem};
 pub use drill::{Drill, FaultFired, LostWrite, NamesSeen, StandIn};
 pub use measure::mechanism_in_words;
 pub(crate) use measure::storage_class_name;
 pub use measure::{ComponentResult, Measure, ScenarioResult, ServiceResult, Verdict};
-pub use render::{to_html, to_markdown};
+pub use render::{backups_to_html, backups_to_markdown, to_html, to_markdown};
 pub use seen::seen;
 pub use timeline::{Ending, Mark, MarkKind, Phase, StateSpan, Step, StepSource};
 pub use words::{Fact, FactGroup, Trouble};

@@ -139,6 +139,9 @@ pub struct BackupsProven {
     pub stale: Vec<String>,
     /// More was due than one run takes.
     pub more: bool,
+    /// How the log stands; absent if the plan keeps none, or nobody could look.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log: Option<LogProven>,
     /// How many backups were marked to expire.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expired: Option<u64>,
@@ -147,8 +150,27 @@ pub struct BackupsProven {
 impl BackupsProven {
     /// Whether all backups are as they should be.
     pub fn is_good(&self) -> bool {
-        self.unread.is_empty() && self.stale.is_empty() && self.proven.iter().all(|proven| proven.findings == 0)
+        self.unread.is_empty()
+            && self.stale.is_empty()
+            && self.proven.iter().all(|proven| proven.findings == 0)
+            && self.log.iter().all(|log| log.says.is_empty())
     }
+}
+
+/// How the log stands, in short; the whole of it lies in the evidence bucket.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LogProven {
+    /// Of which server.
+    pub subject: String,
+    /// The newest moment that a restore can go to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reaches_to: Option<Timestamp>,
+    /// Segments that lead there from the newest proven base backup; absent where RDS keeps them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub segments: Option<u64>,
+    /// What is not as it should be.
+    pub says: Vec<String>,
 }
 
 /// A proof in short; the whole one lies in the evidence bucket.

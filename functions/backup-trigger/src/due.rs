@@ -41,10 +41,14 @@ pub(crate) async fn due(
             planned: "a name of letters, digits, `-`, `_` and `.`".to_owned(),
         })?;
         // A source that cannot be measured now is no reason to plan nothing: the attempt will say what is wrong with it.
+        let needs_scratch = plan.backups.policy(kind).is_some_and(|policy| policy.directory.is_some());
         backups.push(match taker.size_bytes().await {
             Ok(size_bytes) => {
                 let measured = if size_bytes == 0 { None } else { measured(kind, subject, world).await };
                 let mut due = place(backup, size_bytes, measured.as_ref(), plan.backups.bytes_per_second);
+                if needs_scratch {
+                    due = in_a_job(due);
+                }
                 if due.place == Place::Job {
                     let expected = due.expected_seconds.unwrap_or_default();
                     due.job = Some(job(&due.backup, run, size_bytes, expected, plan, world.authority));
@@ -82,4 +86,23 @@ async fn measured(kind: Kind, subject: &str, world: &World<'_>) -> Option<Measur
         return None;
     }
     Measured::of(&BackupManifest::read(&bytes, &newest).ok()?)
+}
+
+/// The directory format needs a scratch folder, which a Lambda does not have.
+fn in_a_job(due: DueBackup) -> DueBackup {
+    let because = "the directory format needs a scratch folder, which a Job has".to_owned();
+    DueBackup { place: Place::Job, because, ..due }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_needs_a_scratch_folder_is_taken_in_a_job_however_small_it_is() {
+        let backup: BackupId = "logical/sparc-prod/20261126T020000Z".parse().unwrap();
+        let due = in_a_job(place(backup, 1_000_000, None, 60_000_000));
+        assert_eq!((due.place, due.size_bytes, due.expected_seconds), (Place::Job, Some(1_000_000), Some(1)));
+        assert!(due.because.contains("scratch folder"), "{}", due.because);
+    }
 }

@@ -2,7 +2,8 @@
 //!
 //! Runs in `verify-backups` after backups were taken: `plan` says which to look at and how all of them stand,
 //! `prove-artifact` reads one object from its first byte to its last, `conclude` keeps the proof, `retain` marks what may
-//! expire. `prove` is the first three in one call, for `drctl`. The rungs above `structure` need a server and are reached by
+//! expire. `prove` is the first three in one call, for `drctl`. `look-at-log` says every few minutes to which moment a restore
+//! can go, and `follow-log` follows an archive of the log segment by segment. The rungs above `structure` need a server and are reached by
 //! the machine `restore`, which writes proofs of the same form.
 //!
 //! The manifest is never believed for what it says of itself: its digest lies in the evidence bucket, and so do the proofs.
@@ -24,9 +25,10 @@ pub mod structure;
 use jiff::Timestamp;
 use recovery::{
     backup::{
-        ArtifactProof, BackupId, BackupStorage, Catalogue, ChecksumVerifyRequest, Proof, Rung, SnapshotError,
-        SnapshotShelf,
+        ArtifactProof, BackupId, BackupStorage, Catalogue, ChecksumVerifyRequest, LogFound, ManagedLog, Proof, Rung,
+        SnapshotError, SnapshotShelf,
     },
+    database::DatabaseError,
     fault::{Classified, Fault},
     plan::Plan,
     store::StoreError,
@@ -35,6 +37,7 @@ use serde::{Deserialize, Serialize};
 
 pub use artifact::prove_artifact;
 pub use findings::{finding, remedy};
+pub use log::LOG_BUDGET_BYTES;
 pub use plan::{ArtifactDue, Planned, ProofDue, Stood};
 pub use prove::{HIGHEST, MANIFEST_BOUND};
 pub use retain::{EXPIRED, RETENTION_TAG, Retained};
@@ -46,6 +49,10 @@ pub struct World<'a> {
     pub backups: &'a dyn BackupStorage,
     /// The archive of the write-ahead log.
     pub wal: &'a dyn BackupStorage,
+    /// Who keeps the log of a managed server; nobody, if the plan's is ours.
+    pub managed_log: Option<&'a dyn ManagedLog>,
+    /// How much of an archive one call may read, before encoding: [`LOG_BUDGET_BYTES`].
+    pub log_budget_bytes: u64,
     /// Receipts and proofs.
     pub catalogue: Catalogue<'a>,
     /// Snapshots of the plan's server, by the region that they are in; none if it is not one of RDS.
@@ -64,6 +71,8 @@ pub enum Response {
     Artifact(ArtifactProof),
     /// What may expire.
     Retained(Retained),
+    /// How the log stands.
+    Log(Box<LogFound>),
 }
 
 /// Nothing is known of the backup, which is not the same as that it is bad: what is bad is a finding.
@@ -75,6 +84,20 @@ pub enum Error {
     /// Snapshots cannot be asked for.
     #[error(transparent)]
     Snapshots(#[from] SnapshotError),
+    /// RDS was not asked or did not answer.
+    #[error("how far RDS can restore is not known")]
+    Managed(#[from] DatabaseError),
+    /// Nobody can ask RDS.
+    #[error("the plan's server is managed, and there is nobody here who asks RDS")]
+    NoManagedLog,
+    /// The archive is longer than one call.
+    #[error("{left} of {needed} segments of the log are left to follow")]
+    NotFollowed {
+        /// How many are left.
+        left: u64,
+        /// How many there are.
+        needed: u64,
+    },
     /// A rung that needs a server.
     #[error("`{0}` is not reached by reading; it needs a server that was restored from the backup")]
     NeedsServer(Rung),
@@ -93,7 +116,9 @@ impl Classified for Error {
         match self {
             Error::Storage(error) => error.fault(),
             Error::Snapshots(error) => error.fault(),
-            Error::NeedsServer(_) | Error::NoArtifact { .. } => Fault::Permanent,
+            Error::Managed(error) => error.fault(),
+            Error::NotFollowed { .. } => Fault::NotYet,
+            Error::NoManagedLog | Error::NeedsServer(_) | Error::NoArtifact { .. } => Fault::Permanent,
         }
     }
 
@@ -101,6 +126,9 @@ impl Classified for Error {
         match self {
             Error::Storage(error) => error.remedy(),
             Error::Snapshots(error) => error.remedy(),
+            Error::Managed(error) => error.remedy(),
+            Error::NotFollowed { .. } => "wait; the next call goes on where this one ended".to_owned(),
+            Error::NoManagedLog => "report this as a defect".to_owned(),
             Error::NeedsServer(_) => "ask for `structure` at most, or run the machine `restore`".to_owned(),
             Error::NoArtifact { backup, .. } => format!("read what `drctl backups {backup}` says of it"),
         }
@@ -117,7 +145,7 @@ pub async fn checksum_verify(
     world: &World<'_>,
     now: Timestamp,
 ) -> Result<Response, Error> {
-    use ChecksumVerifyRequest::{Conclude, Plan, Prove, ProveArtifact, Retain};
+    use ChecksumVerifyRequest::{Conclude, FollowLog, LookAtLog, Plan, Prove, ProveArtifact, Retain};
     match request {
         Plan { at, kinds, .. } => plan::plan(*at, kinds, plan, world).await.map(Response::Planned),
         Prove { run, backup, rung } => {
@@ -131,6 +159,8 @@ pub async fn checksum_verify(
             let proof = prove::conclude(run, backup, reachable(*rung)?, plan, world, now).await?;
             Ok(Response::Proof(Box::new(proof)))
         }
+        LookAtLog { run } => log::look(run, plan, world, now).await.map(|found| Response::Log(Box::new(found))),
+        FollowLog { run } => log::follow(run, plan, world, now).await.map(|found| Response::Log(Box::new(found))),
         Retain { at, .. } => retain::retain(*at, plan, world).await.map(Response::Retained),
     }
 }

@@ -1,6 +1,6 @@
 //! Lambda `checksum-verify`.
 
-use checksum_verify::{Response, World, checksum_verify, metric};
+use checksum_verify::{LOG_BUDGET_BYTES, Response, World, checksum_verify, metric};
 use jiff::Timestamp;
 use recovery::backup::{Catalogue, ChecksumVerifyRequest, SnapshotShelf};
 use recovery_aws::Aws;
@@ -22,14 +22,25 @@ async fn main() -> Result<(), recovery_lambda::Error> {
             let shelves = aws.snapshot_shelves();
             let snapshots: Vec<&dyn SnapshotShelf> =
                 shelves.iter().flatten().map(|shelf| shelf as &dyn SnapshotShelf).collect();
-            let world = World { backups: &*backups, wal: &*wal, catalogue, snapshots: &snapshots };
+            let managed_log = aws.managed_log();
+            let world = World {
+                backups: &*backups,
+                wal: &*wal,
+                managed_log: managed_log.as_deref(),
+                log_budget_bytes: LOG_BUDGET_BYTES,
+                catalogue,
+                snapshots: &snapshots,
+            };
             let (plan, now) = (&settings.plan, Timestamp::now());
             let response = checksum_verify(&request, plan, &world, now).await?;
-            if let Response::Planned(planned) = &response {
-                // Lambda sends standard output to CloudWatch, which finds the metrics in it.
-                for line in metric::embedded(&planned.standings, plan, now) {
-                    println!("{line}");
-                }
+            let lines = match &response {
+                Response::Planned(planned) => metric::embedded(&planned.standings, plan, now),
+                Response::Log(found) => metric::of_log(found, plan, now).into_iter().collect(),
+                _ => Vec::new(),
+            };
+            // Lambda sends standard output to CloudWatch, which finds the metrics in it.
+            for line in lines {
+                println!("{line}");
             }
             Ok::<_, checksum_verify::Error>(response)
         },

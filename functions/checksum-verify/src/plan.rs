@@ -77,6 +77,13 @@ pub struct Stood {
     pub proven_in_time: bool,
 }
 
+impl Stood {
+    fn of(standing: Standing) -> Stood {
+        let Standing { kind, subject, age_seconds, unproven_seconds, fresh, proven_in_time, .. } = standing;
+        Stood { kind, subject, age_seconds, unproven_seconds, fresh, proven_in_time }
+    }
+}
+
 pub(crate) async fn plan(at: Timestamp, kinds: &[Kind], plan: &Plan, world: &World<'_>) -> Result<Planned, Error> {
     let mut planned = Planned {
         backups: Vec::new(),
@@ -86,8 +93,13 @@ pub(crate) async fn plan(at: Timestamp, kinds: &[Kind], plan: &Plan, world: &Wor
         more: false,
     };
     let wanted = |policy: &&Policy| kinds.is_empty() || kinds.contains(&policy.kind);
-    // The archive of the log has no manifests; it is proven with the base backup that it continues.
-    for policy in plan.backups.policies.iter().filter(|policy| policy.kind != Kind::Wal).filter(wanted) {
+    for policy in plan.backups.policies.iter().filter(wanted) {
+        if policy.kind == Kind::Wal {
+            // The log has no manifests: it is looked at by `look-at-log` and `follow-log`, and said here as they found it.
+            let standing = world.catalogue.log_standing(policy, plan, at).await?;
+            planned.standings.push(Stood::of(standing));
+            continue;
+        }
         let mut subjects = world.catalogue.subjects(policy.kind).await?;
         let planned_subject = policy.kind.subject(plan).to_owned();
         if !subjects.contains(&planned_subject) {
@@ -98,8 +110,7 @@ pub(crate) async fn plan(at: Timestamp, kinds: &[Kind], plan: &Plan, world: &Wor
             let standing = world.catalogue.standing(policy, &subject, &known, at).await?;
             due(policy, &known, &standing, at, world, &mut planned).await?;
             planned.findings.extend(stale(policy, &subject, &standing));
-            let Standing { kind, subject, age_seconds, unproven_seconds, fresh, proven_in_time, .. } = standing;
-            planned.standings.push(Stood { kind, subject, age_seconds, unproven_seconds, fresh, proven_in_time });
+            planned.standings.push(Stood::of(standing));
         }
     }
     planned.more = planned.backups.len() > MOST_BACKUPS;

@@ -13,7 +13,7 @@ use recovery::{
 };
 use sha2::{Digest, Sha256};
 
-use crate::{Error, World, artifact::prove_artifact, findings::finding, log, snapshots};
+use crate::{Error, World, artifact::prove_artifact, findings::finding, snapshots};
 
 /// The largest manifest that is read: some ten thousand tables.
 pub const MANIFEST_BOUND: usize = 4 << 20;
@@ -122,7 +122,7 @@ pub(crate) async fn prove(
             parts.push(prove_artifact(world.backups, manifest, artifact, rung).await?);
         }
     }
-    keep(run, backup, rung, looked, parts, plan, world, now, began).await
+    keep(run, backup, rung, looked, parts, world, now, began).await
 }
 
 /// Proves one artifact and keeps what was found for [`conclude`].
@@ -183,7 +183,7 @@ pub(crate) async fn conclude(
             |(part, _)| part,
         ));
     }
-    keep(run, backup, rung, looked, parts, plan, world, now, began).await
+    keep(run, backup, rung, looked, parts, world, now, began).await
 }
 
 #[expect(clippy::too_many_arguments, reason = "the fields of a proof")]
@@ -193,24 +193,19 @@ async fn keep(
     rung: Rung,
     looked: Looked,
     parts: Vec<ArtifactProof>,
-    plan: &Plan,
     world: &World<'_>,
     now: Timestamp,
     began: Instant,
 ) -> Result<Proof, Error> {
-    let (mut findings, mut parts, mut behind) = (looked.findings, parts, Vec::new());
+    let (mut findings, mut parts) = (looked.findings, parts);
     let is_whole = looked.manifest.is_some() && findings.is_empty();
     let of_artifacts = parts.len();
     if let Some(manifest) = &looked.manifest {
         // By whoever concludes: they are a question each, and nothing to be read beside others.
         parts.extend(snapshots::prove(manifest, rung, world).await?);
-        behind = log::behind(manifest, plan, world.wal, rung).await?;
     }
     let lowest = parts.iter().map(|part| part.rung).min().unwrap_or(Some(rung.min(HIGHEST)));
-    // A hole in the log takes nothing from the backup itself, but nobody gets from it to now.
-    let cap = if behind.is_empty() { HIGHEST } else { Rung::Digests };
-    let reached = lowest.filter(|_| is_whole).map(|lowest| lowest.min(cap));
-    findings.extend(behind);
+    let reached = lowest.filter(|_| is_whole);
     let checked = |part: &&ArtifactProof| part.findings.iter().all(|found| found.reason != Reason::NotChecked);
     let wanted = |index: usize| rung.min(if index < of_artifacts { HIGHEST } else { snapshots::HIGHEST });
     let valid = |(index, part): &(usize, &ArtifactProof)| part.rung >= Some(wanted(*index));

@@ -6,7 +6,7 @@ use std::{
 };
 
 use recovery::{
-    backup::{Artifact, BackupManifest, Content, DatabaseFacts, DumpFormat, Reason, Source},
+    backup::{Artifact, BackupManifest, Content, DatabaseFacts, DumpFormat, Reason, Source, TableFacts},
     closure::Closure,
     cluster_state::{ExportError, VolumeSnapshot},
     fault::chain,
@@ -17,7 +17,7 @@ use recovery::{
 use recovery_archive::{
     Flaw,
     base::{self, Base},
-    custom::{self, Dump},
+    custom::{self, Contents, Dump},
 };
 use recovery_export::ExportCheck;
 use serde::de::DeserializeOwned;
@@ -29,6 +29,12 @@ pub enum Facts {
     Bytes,
     /// `pg_dump` in its custom format.
     Dump(Box<Dump>),
+    /// The table of contents of a dump in the directory format.
+    Contents(Box<Contents>),
+    /// Rows of one table.
+    Rows(u64),
+    /// Names of files with large objects.
+    LargeObjects(Vec<String>),
     /// A base backup.
     Base(Box<Base>),
     /// SQL, complete to its last line.
@@ -61,6 +67,12 @@ pub fn read(content: &Content, stream: &mut dyn Read) -> Result<Facts, Flaw> {
     match content {
         Content::Dump { format: DumpFormat::Custom, .. } => custom::read(stream).map(Box::new).map(Facts::Dump),
         Content::Dump { format: DumpFormat::Plain, .. } => sql(stream, END_OF_DUMP),
+        Content::Dump { format: DumpFormat::Directory, .. } => {
+            custom::contents(stream).map(Box::new).map(Facts::Contents)
+        }
+        Content::DumpData { table: Some(_), .. } => custom::rows(stream).map(Facts::Rows),
+        Content::DumpData { file, .. } if file.ends_with(".toc") => large_objects(stream).map(Facts::LargeObjects),
+        Content::DumpData { .. } => bytes(stream),
         Content::Globals => sql(stream, END_OF_GLOBALS),
         Content::BaseBackup => base::read(stream).map(Box::new).map(Facts::Base),
         Content::ClusterResources => cluster(stream),
@@ -87,6 +99,21 @@ fn sql(stream: &mut dyn Read, end: &str) -> Result<Facts, Flaw> {
         return Ok(Facts::Sql);
     }
     Err(Flaw::Truncated { at, inside: format!("the SQL: its last line `{end}` is missing") })
+}
+
+/// The most bytes of a list of large objects that are read: some hundred thousand names.
+const LARGE_OBJECTS_BYTES: u64 = 8 << 20;
+
+/// A list of large objects: a line each with its number and the name of its file.
+fn large_objects(stream: &mut dyn Read) -> Result<Vec<String>, Flaw> {
+    let mut text = String::new();
+    let read = stream.take(LARGE_OBJECTS_BYTES + 1).read_to_string(&mut text);
+    read.map_err(|source| Flaw::Unreadable { at: 0, source })?;
+    if text.len() as u64 > LARGE_OBJECTS_BYTES {
+        return Err(Flaw::Unsupported(format!("a list of large objects of more than {LARGE_OBJECTS_BYTES} bytes")));
+    }
+    let wrong = |line: &str| Flaw::Malformed { at: 0, what: format!("`{line}` names no large object") };
+    text.lines().map(|line| line.split_once(' ').map(|(_, file)| file.to_owned()).ok_or_else(|| wrong(line))).collect()
 }
 
 fn cluster(stream: &mut dyn Read) -> Result<Facts, Flaw> {
@@ -152,6 +179,23 @@ pub fn compare(artifact: &Artifact, manifest: &BackupManifest, facts: &Facts) ->
             let said = databases.iter().find(|facts| facts.name == *database);
             said.map_or_else(Vec::new, |said| compare_dump(dump, said))
         }
+        (Facts::Contents(contents), Content::Dump { database, .. }, Source::PostgreSql { databases, .. }) => {
+            let said = databases.iter().find(|facts| facts.name == *database);
+            compare_contents(contents, database, said, manifest)
+        }
+        (
+            Facts::Rows(rows),
+            Content::DumpData { database, table: Some(table), .. },
+            Source::PostgreSql { databases, .. },
+        ) => {
+            let said = databases.iter().find(|facts| facts.name == *database);
+            let said = said.and_then(|said| said.tables.iter().find(|one| one.name == *table));
+            let differs = said.filter(|said| said.rows != *rows);
+            let what =
+                |said: &TableFacts| format!("`{table}` has {rows} rows in it and had {} in its snapshot", said.rows);
+            differs.map(|said| (Reason::Structure, what(said))).into_iter().collect()
+        }
+        (Facts::LargeObjects(files), Content::DumpData { database, .. }, _) => lacks(files.iter(), database, manifest),
         (Facts::Base(base), _, Source::PostgreSql { system_identifier, timeline, from_lsn, to_lsn, .. }) => {
             compare_base(base, system_identifier.as_deref(), *timeline, *from_lsn, *to_lsn)
         }
@@ -181,6 +225,43 @@ fn compare_dump(dump: &Dump, said: &DatabaseFacts) -> Vec<(Reason, String)> {
                 found.push((Reason::Structure, what));
             }
             Some(_) => {}
+        }
+    }
+    found
+}
+
+/// Files of a dump in the directory format that the manifest does not have.
+fn lacks<'a>(
+    files: impl Iterator<Item = &'a String>,
+    database: &str,
+    manifest: &BackupManifest,
+) -> Vec<(Reason, String)> {
+    let has = |wanted: &str| {
+        let is = |content: &Content| matches!(content, Content::DumpData { database: of, file, .. } if of == database && file == wanted);
+        manifest.artifacts.iter().any(|artifact| is(&artifact.content))
+    };
+    files
+        .filter(|file| !has(file))
+        .map(|file| (Reason::NotCovered, format!("the file `{file}`, which it names, is not in the backup")))
+        .collect()
+}
+
+fn compare_contents(
+    contents: &Contents,
+    database: &str,
+    said: Option<&DatabaseFacts>,
+    manifest: &BackupManifest,
+) -> Vec<(Reason, String)> {
+    if contents.database != database {
+        let what = format!("it is the dump of `{}`, the manifest says of `{database}`", contents.database);
+        return vec![(Reason::OtherContent, what)];
+    }
+    let mut found = lacks(contents.files.iter().map(|file| &file.file), database, manifest);
+    let tables =
+        said.into_iter().flat_map(|said| said.tables.iter().filter(|table| !said.excluded.contains(&table.name)));
+    for table in tables {
+        if !contents.files.iter().any(|file| file.table.as_ref() == Some(&table.name)) {
+            found.push((Reason::NotCovered, format!("the data of `{}` is not in it", table.name)));
         }
     }
     found

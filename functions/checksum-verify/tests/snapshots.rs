@@ -85,7 +85,14 @@ impl Platform {
         let shelves = self.aws.snapshot_shelves();
         let snapshots: Vec<&dyn SnapshotShelf> =
             shelves.iter().flatten().map(|shelf| shelf as &dyn SnapshotShelf).collect();
-        let world = World { backups: &*backups, wal: &*wal, catalogue, snapshots: &snapshots };
+        let world = World {
+            backups: &*backups,
+            wal: &*wal,
+            managed_log: None,
+            log_budget_bytes: checksum_verify::LOG_BUDGET_BYTES,
+            catalogue,
+            snapshots: &snapshots,
+        };
         checksum_verify(&request, &self.plan, &world, Timestamp::now()).await
     }
 

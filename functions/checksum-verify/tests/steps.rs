@@ -74,15 +74,18 @@ impl Platform {
     }
 
     async fn ask(&self, request: ChecksumVerifyRequest) -> Result<Response, Error> {
-        self.ask_with(&self.plan, request).await
-    }
-
-    async fn ask_with(&self, plan: &Plan, request: ChecksumVerifyRequest) -> Result<Response, Error> {
         let (backups, wal) = (self.aws.backups(), self.aws.wal_archive());
         let (list, evidence) = (self.aws.evidence_list(), self.aws.evidence());
         let catalogue = Catalogue { list: &*list, evidence: &*evidence };
-        let world = World { backups: &*backups, wal: &*wal, catalogue, snapshots: &[] };
-        checksum_verify(&request, plan, &world, Timestamp::now()).await
+        let world = World {
+            backups: &*backups,
+            wal: &*wal,
+            managed_log: None,
+            log_budget_bytes: checksum_verify::LOG_BUDGET_BYTES,
+            catalogue,
+            snapshots: &[],
+        };
+        checksum_verify(&request, &self.plan, &world, Timestamp::now()).await
     }
 
     async fn prove(&self, backup: &BackupId, rung: Rung) -> Proof {
@@ -538,73 +541,6 @@ async fn what_is_old_is_marked_and_the_last_proven_one_never_is() {
     assert_eq!(retain().await.expired, [second]);
     assert_eq!(retain().await, Retained::default(), "nothing is left to be marked");
     assert_eq!(marked(&third).await, [false; 6]);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_segment_that_is_missing_or_of_another_system_is_found_behind_its_base_backup() {
-    let platform = platform().await;
-    platform.take(&id(Kind::Physical)).await;
-    let manifest = platform.manifest(&id(Kind::Physical)).await;
-    let Source::PostgreSql { system_identifier, timeline, .. } = &manifest.source else { unreachable!("PostgreSQL") };
-    let (system, timeline): (u64, u32) = (system_identifier.as_ref().unwrap().parse().unwrap(), timeline.unwrap());
-    let admin = platform.site.pair.primary.admin().await.unwrap();
-    for round in 0..3 {
-        let statements = format!("create table behind_{round} (a int); select pg_switch_wal()");
-        admin.batch_execute(&statements).await.unwrap();
-    }
-    let segments: Vec<String> = {
-        let listed = "select name from pg_ls_waldir() where name ~ '^[0-9A-F]{24}$' and name < pg_walfile_name(pg_current_wal_lsn()) order by 1";
-        admin.query(listed, &[]).await.unwrap().iter().map(|row| row.get(0)).collect()
-    };
-    let folder = platform.site.pair.primary.data().join("pg_wal");
-    let key = |name: &str| format!("wal/{system}/{timeline:08X}/{name}.zst");
-    let bucket = platform.plan.buckets.wal_archive.clone();
-    let archive = async |name: &str, bytes: &[u8]| {
-        platform
-            .site
-            .account
-            .aws
-            .put_object(&bucket, &key(name), zstd::stream::encode_all(bytes, 1).unwrap())
-            .await
-            .unwrap();
-    };
-    for name in &segments {
-        archive(name, &std::fs::read(folder.join(name)).unwrap()).await;
-    }
-    let mut plan = (*platform.plan).clone();
-    let physical = plan.backups.policy(Kind::Physical).unwrap().clone();
-    plan.backups.policies.push(Policy { kind: Kind::Wal, ..physical });
-    let prove = async || -> Proof {
-        let request =
-            ChecksumVerifyRequest::Prove { run: "test".to_owned(), backup: id(Kind::Physical), rung: Rung::Structure };
-        let Response::Proof(proof) = platform.ask_with(&plan, request).await.unwrap() else { unreachable!("a proof") };
-        *proof
-    };
-    let proof = prove().await;
-    assert_eq!((proof.rung, proof.findings.as_slice()), (Some(Rung::Structure), &[][..]));
-
-    let second_last = &segments[segments.len() - 2];
-    let whole = std::fs::read(folder.join(second_last)).unwrap();
-    platform.site.account.aws.delete_object(&bucket, &key(second_last)).await.unwrap();
-    let proof = prove().await;
-    assert_eq!((only(&proof).reason, only(&proof).artifact.as_deref()), (Reason::WalGap, Some(&*key(second_last))));
-    assert_eq!(proof.rung, Some(Rung::Digests));
-
-    let mut flipped = whole.clone();
-    flipped[100] ^= 1;
-    archive(second_last, &flipped).await;
-    let proof = prove().await;
-    assert_eq!((only(&proof).reason, only(&proof).artifact.as_deref()), (Reason::Structure, Some(&*key(second_last))));
-
-    let mut foreign = whole.clone();
-    foreign[24] ^= 1;
-    archive(second_last, &foreign).await;
-    assert_eq!(only(&prove().await).reason, Reason::WalForeign);
-
-    archive(second_last, &whole[..whole.len() / 2]).await;
-    assert_eq!(only(&prove().await).reason, Reason::Structure);
-    archive(second_last, &whole).await;
-    assert_eq!(prove().await.rung, Some(Rung::Structure));
 }
 
 /// Without any digest of ours: the archives themselves tell.

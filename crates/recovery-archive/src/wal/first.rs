@@ -41,6 +41,9 @@ impl FirstPage {
         if block as usize != PAGE {
             return Err(Flaw::Unsupported(format!("a log with pages of {block} bytes")));
         }
+        if !segment.is_power_of_two() || !(1 << 20..=1 << 30).contains(&segment) {
+            return Err(flaw(format!("segments of {segment} bytes")));
+        }
         Ok(FirstPage {
             major: *major,
             timeline: page.timeline,

@@ -131,6 +131,11 @@ impl History {
         Ok(History(switches))
     }
 
+    /// Where a timeline that is an ancestor of the one that this is the history of was left.
+    pub fn left_at(&self, timeline: u32) -> Option<Lsn> {
+        self.0.iter().find(|switch| switch.timeline == timeline).map(|switch| switch.at)
+    }
+
     /// Which timeline a page belongs to that begins at `page`, in a log that leads to timeline `newest`.
     pub(super) fn timeline_of(&self, newest: u32, page: Lsn) -> u32 {
         // The page in which a timeline begins is written anew, under the new number.
@@ -138,6 +143,16 @@ impl History {
             switch.timeline < newest && switch.at.0 / super::PAGE as u64 > page.0 / super::PAGE as u64
         };
         self.0.iter().find(ended_later).map_or(newest, |switch| switch.timeline)
+    }
+
+    /// Whether the page that begins at `page` may be of `timeline`: of the one that is due, or of the one that was left in the
+    /// middle of it. A server that goes on in a page which another had begun leaves its header as it was (seen on 15.18).
+    pub(super) fn admits(&self, newest: u32, page: Lsn, timeline: u32) -> bool {
+        let block = |at: Lsn| at.0 / super::PAGE as u64;
+        let left_here = |switch: &Switch| {
+            switch.timeline == timeline && switch.timeline < newest && block(switch.at) == block(page)
+        };
+        self.timeline_of(newest, page) == timeline || self.0.iter().any(left_here)
     }
 
     /// Under which timeline's name a restore that leads to timeline `newest` finds the segment that begins at `start`: the
@@ -200,6 +215,15 @@ mod tests {
         assert_eq!(names, expected);
         // Nothing is needed of a segment that the end does not reach into.
         assert_eq!(segments(&history, 3, Lsn(0x600_0000), Lsn(0x700_0000), SIXTEEN).count(), 1);
+    }
+
+    #[test]
+    fn the_page_in_which_a_timeline_was_left_may_be_of_either() {
+        let history = History::parse("1\t0/3000148\tno recovery target specified\n").unwrap();
+        let admits = |page: u64, timeline| history.admits(2, Lsn(page), timeline);
+        assert!(admits(0x300_0000, 1) && admits(0x300_0000, 2));
+        assert!(admits(0x2FF_E000, 1) && !admits(0x2FF_E000, 2));
+        assert!(!admits(0x300_2000, 1) && admits(0x300_2000, 2));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Records across pages: each names where the one before it began, and carries a checksum.
 
 use crc_fast::{CrcAlgorithm, Digest};
+use jiff::Timestamp;
 use recovery::lsn::Lsn;
 
 /// The header of a record; its last four bytes are its checksum.
@@ -11,6 +12,19 @@ const LARGEST: u32 = 1 << 30;
 /// `RM_XLOG_ID`, `XLOG_SWITCH`
 const RESOURCE_XLOG: u8 = 0;
 const SWITCH: u8 = 0x40;
+/// `RM_XACT_ID`; `XLOG_XACT_OPMASK`, and of it `XLOG_XACT_COMMIT` and `XLOG_XACT_COMMIT_PREPARED`.
+const RESOURCE_TRANSACTION: u8 = 1;
+const TRANSACTION_KIND: u8 = 0x70;
+const COMMITS: [u8; 2] = [0x00, 0x30];
+/// What may stand before the data of a commit, and the data's first field, its time: `xl_xact_commit`.
+const LEAD: usize = 24;
+/// `XLR_BLOCK_ID_DATA_SHORT` and its siblings.
+const DATA_SHORT: u8 = 255;
+const DATA_LONG: u8 = 254;
+const ORIGIN: u8 = 253;
+const TOP_TRANSACTION: u8 = 252;
+/// PostgreSQL's times begin with the year 2000.
+const YEAR_2000: i64 = 946_684_800;
 
 #[derive(Default)]
 pub(super) struct Records {
@@ -19,6 +33,8 @@ pub(super) struct Records {
     last: Option<Lsn>,
     end: Option<Lsn>,
     count: u64,
+    /// The time of the newest commit.
+    committed_at: Option<Timestamp>,
 }
 
 #[derive(Default)]
@@ -41,6 +57,8 @@ struct Partial {
     header: [u8; HEADER],
     /// How much of the record is there, header included.
     have: u32,
+    /// How its body begins.
+    lead: [u8; LEAD],
     digest: Digest,
 }
 
@@ -52,7 +70,7 @@ impl std::fmt::Debug for Records {
 
 impl Partial {
     fn new(start: Lsn) -> Self {
-        Self { start, header: [0; HEADER], have: 0, digest: Digest::new(CrcAlgorithm::Crc32Iscsi) }
+        Self { start, header: [0; HEADER], have: 0, lead: [0; LEAD], digest: Digest::new(CrcAlgorithm::Crc32Iscsi) }
     }
 
     /// The whole length; known once four bytes are there.
@@ -74,6 +92,25 @@ impl Partial {
         self.header[17] == RESOURCE_XLOG && self.header[16] & 0xF0 == SWITCH
     }
 
+    /// When the transaction was committed that the record ends, if it does.
+    fn committed_at(&self) -> Option<Timestamp> {
+        let is_commit =
+            self.header[17] == RESOURCE_TRANSACTION && COMMITS.contains(&(self.header[16] & TRANSACTION_KIND));
+        let mut rest = self.lead.get(..(self.have as usize).checked_sub(HEADER)?.min(LEAD)).filter(|_| is_commit)?;
+        let data = loop {
+            let (id, after) = rest.split_first()?;
+            match *id {
+                ORIGIN => rest = after.get(2..)?,
+                TOP_TRANSACTION => rest = after.get(4..)?,
+                DATA_SHORT => break after.get(1..)?,
+                DATA_LONG => break after.get(4..)?,
+                _ => return None,
+            }
+        };
+        let since_2000 = i64::from_le_bytes(data.get(..8)?.try_into().ok()?);
+        Timestamp::from_microsecond(YEAR_2000.checked_mul(1_000_000)?.checked_add(since_2000)?).ok()
+    }
+
     /// Takes what belongs to the record off the front of `bytes`.
     fn take(&mut self, bytes: &mut &[u8]) {
         while !bytes.is_empty() && self.left() != Some(0) {
@@ -87,6 +124,10 @@ impl Partial {
             if have < HEADER {
                 self.header[have..have + now.len()].copy_from_slice(now);
             } else {
+                if let Some(lead) = self.lead.get_mut(have - HEADER..) {
+                    let known = now.len().min(lead.len());
+                    lead[..known].copy_from_slice(&now[..known]);
+                }
                 self.digest.update(now);
             }
             #[expect(clippy::cast_possible_truncation, reason = "never more than what is left of 32 bits")]
@@ -110,6 +151,16 @@ impl Records {
 
     pub(super) fn end(&self) -> Option<Lsn> {
         self.end
+    }
+
+    /// Where the last whole record began.
+    pub(super) fn last(&self) -> Option<Lsn> {
+        self.last
+    }
+
+    /// The time of the newest commit.
+    pub(super) fn committed_at(&self) -> Option<Timestamp> {
+        self.committed_at
     }
 
     /// Whether an empty page may come now.
@@ -225,6 +276,8 @@ impl Records {
         if let Some(last) = self.last.filter(|last| *last != previous) {
             return Err(format!("the record of {start} follows one of {previous}, and the one before it is of {last}"));
         }
+        // Commits are not written in the order of their times, so the newest is not always the last.
+        self.committed_at = self.committed_at.max(partial.committed_at());
         self.last = Some(start);
         self.end = Some(end);
         self.count += 1;

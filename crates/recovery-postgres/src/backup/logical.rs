@@ -3,9 +3,9 @@
 use std::pin::pin;
 
 use async_trait::async_trait;
-use futures::future::{Either, select, try_join_all};
+use futures::future::{Either, select, try_join, try_join_all};
 use recovery::{
-    backup::{BackupId, Content, DumpFormat, Kind, Source, Tool},
+    backup::{BackupId, Content, DirectoryFormat, DumpFormat, Kind, Source, Tool},
     plan::Driver,
 };
 use recovery_datapath::{Ends, Made, Produced, ProducerError, Sink, TakeError, Taker};
@@ -26,15 +26,18 @@ const DUMP_OF_SIZE: u64 = 2;
 pub struct Logical {
     source: BackupSource,
     databases: Vec<String>,
+    /// Written by several processes through a scratch folder.
+    directory: Option<DirectoryFormat>,
 }
 
 impl Logical {
     /// Of the databases that the plan's policy names, or of all.
     pub fn new(source: BackupSource) -> Logical {
         let policy = source.plan.backups.policy(Kind::Logical);
+        let directory = policy.and_then(|policy| policy.directory);
         let databases = policy.and_then(|policy| policy.databases.clone());
         let databases = databases.unwrap_or_else(|| source.plan.postgresql.databases.clone());
-        Logical { source, databases }
+        Logical { source, databases, directory }
     }
 
     async fn sessions(&self) -> Result<(Vec<Session>, PassFile, String), TakeError> {
@@ -58,6 +61,13 @@ impl Taker for Logical {
 
     async fn take(&self, _backup: &BackupId, sink: &Sink) -> Result<Made, TakeError> {
         let failed = |error| TakeError::source("taking snapshots", error);
+        let directory = self.directory;
+        if directory.is_some() && std::env::var_os("AWS_LAMBDA_FUNCTION_NAME").is_some() {
+            return Err(TakeError::Refused {
+                says: "the directory format needs a scratch folder, which a Lambda does not have".to_owned(),
+                remedy: "take it in a Job, or leave `directory` out of the policy".to_owned(),
+            });
+        }
         let (sessions, passfile, user) = self.sessions().await?;
         let Some(first) = sessions.first() else {
             return Err(TakeError::Refused {
@@ -79,9 +89,7 @@ impl Taker for Logical {
             let own = self.source.plan.backups.database(database).cloned();
             let (excluded, newest_by) = own.map(|own| (own.exclude_data_of, own.newest_by)).unwrap_or_default();
             let mut command = programs.command("pg_dump", &self.source, &user, &passfile, database);
-            command
-                .args(["--format=custom", "--compress=0", "--lock-wait-timeout=60s"])
-                .arg(format!("--snapshot={}", snapshot.name));
+            command.arg("--lock-wait-timeout=60s").arg(format!("--snapshot={}", snapshot.name));
             for table in &excluded {
                 let (schema, name) = table.split_once('.').unwrap_or(("public", table));
                 command.arg(format!("--exclude-table-data={}.{}", quoted(schema), quoted(name)));
@@ -90,34 +98,40 @@ impl Taker for Logical {
                 // Their rows are not in the log, and reading them on a standby is an error.
                 command.arg("--no-unlogged-table-data");
             }
-            let produced = Produced::by_program(&format!("the dump of `{database}`"), command).map_err(start)?;
-            let content = Content::Dump { database: database.clone(), format: DumpFormat::Custom };
-            let stopper = produced.stopper();
-            let dump = pin!(async {
-                let name = format!("databases/{database}.dump");
-                let about = snapshot.size_bytes.saturating_mul(DUMP_OF_SIZE);
-                Ok::<_, TakeError>(sink.artifact(&name, content, produced, about, whole_dump).await?)
-            });
             let facts = pin!(async {
                 let counting = session.facts(snapshot, &excluded, &newest_by, cluster.in_recovery);
                 counting.await.map_err(|error| TakeError::source("counting rows", error))
             });
-            let (stored, facts) = match select(dump, facts).await {
-                Either::Left((stored, facts)) => (stored?, facts.await?),
-                Either::Right((Ok(facts), dump)) => (dump.await?, facts),
-                Either::Right((Err(error), dump)) => {
-                    stopper.abort();
-                    // It has failed by then, and takes its parts with it.
-                    let _ = dump.await;
-                    return Err(error);
-                }
+            let facts = if let Some(format) = directory {
+                try_join(super::directory::dump(database, command, format, sink), facts).await?.1
+            } else {
+                command.args(["--format=custom", "--compress=0"]);
+                let produced = Produced::by_program(&format!("the dump of `{database}`"), command).map_err(start)?;
+                let content = Content::Dump { database: database.clone(), format: DumpFormat::Custom };
+                let stopper = produced.stopper();
+                let dump = pin!(async {
+                    let name = format!("databases/{database}.dump");
+                    let about = snapshot.size_bytes.saturating_mul(DUMP_OF_SIZE);
+                    Ok::<_, TakeError>(sink.artifact(&name, content, produced, about, whole_dump).await?)
+                });
+                let (stored, facts) = match select(dump, facts).await {
+                    Either::Left((stored, facts)) => (stored?, facts.await?),
+                    Either::Right((Ok(facts), dump)) => (dump.await?, facts),
+                    Either::Right((Err(error), dump)) => {
+                        stopper.abort();
+                        // It has failed by then, and takes its parts with it.
+                        let _ = dump.await;
+                        return Err(error);
+                    }
+                };
+                tracing::info!(
+                    database,
+                    dump.plain_bytes = stored.ends.bytes,
+                    dump.stored_bytes = stored.stored_bytes,
+                    "the dump of `{database}` is stored"
+                );
+                facts
             };
-            tracing::info!(
-                database,
-                dump.plain_bytes = stored.ends.bytes,
-                dump.stored_bytes = stored.stored_bytes,
-                "the dump of `{database}` is stored"
-            );
             databases.push(facts);
         }
         let positions = snapshots.iter().map(|snapshot| snapshot.lsn);
@@ -157,7 +171,7 @@ impl Logical {
     }
 }
 
-fn whole_dump(ends: &Ends) -> Result<(), String> {
+pub(super) fn whole_dump(ends: &Ends) -> Result<(), String> {
     if ends.head.starts_with(b"PGDMP") { Ok(()) } else { Err("it does not begin as an archive of pg_dump".to_owned()) }
 }
 

@@ -47,6 +47,17 @@ impl Taker for Physical {
         let failed = |error| TakeError::source("asking the server", error);
         let (session, passfile, user) = self.session().await?;
         let cluster = session.cluster().await.map_err(failed)?;
+        // Asked before anything begins: pg_basebackup would find out after its checkpoint, in words of its own.
+        if let Some((name, location)) = session.tablespaces().await.map_err(failed)?.first() {
+            return Err(TakeError::Refused {
+                says: format!(
+                    "the cluster has the tablespace `{name}` in `{location}`; a base backup of it is a tar file for each \
+                     tablespace, and one stream can hold one"
+                ),
+                remedy: "take logical backups, or move what is in it: `alter table … set tablespace pg_default`, then drop it"
+                    .to_owned(),
+            });
+        }
         let about_bytes = session.cluster_bytes().await.map_err(failed)?;
         let programs = Programs::for_server(cluster.major()).await;
         let programs = programs.map_err(|error| TakeError::source("looking for pg_basebackup", error))?;

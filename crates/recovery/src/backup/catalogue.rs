@@ -8,8 +8,14 @@ use std::collections::BTreeMap;
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use super::{BackupId, BackupStorage, EVIDENCE_PREFIX, Finding, Kind, Policy, Proof, Receipt, VerifiedBackup};
-use crate::store::{ObjectStore, StoreError, get_json};
+use super::{
+    BackupId, BackupStorage, EVIDENCE_PREFIX, Finding, Kind, LOOKS_SECONDS, LogChain, LogReach, Policy, Proof, Receipt,
+    Rung, VerifiedBackup, log_chain_key, log_reach_key,
+};
+use crate::{
+    plan::{Driver, Plan},
+    store::{ObjectStore, StoreError, get_json},
+};
 
 /// What the keys of the evidence bucket say of one backup; nothing of it has been read yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,6 +58,21 @@ pub struct Standing {
     pub fresh: bool,
     /// The newest proven one is younger than `proven_within`.
     pub proven_in_time: bool,
+    /// What was seen of the log; only of kind `wal`, which is no series of backups. Its age is what a restore would lack.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log: Option<LogStanding>,
+}
+
+/// How the log stands.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LogStanding {
+    /// How far it reaches, as last seen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reach: Option<LogReach>,
+    /// How far an archive was followed, as last seen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chain: Option<LogChain>,
 }
 
 /// The newest complete backup.
@@ -64,7 +85,7 @@ pub struct Newest {
     pub completed_at: Timestamp,
     /// How far it is proven.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub rung: Option<super::Rung>,
+    pub rung: Option<Rung>,
 }
 
 /// The newest proven backup.
@@ -162,7 +183,7 @@ impl Catalogue<'_> {
     ///
     /// # Errors
     /// The evidence cannot be read.
-    pub async fn newest_usable(&self, known: &[Known], needed: super::Rung) -> Result<Option<Proven>, StoreError> {
+    pub async fn newest_usable(&self, known: &[Known], needed: Rung) -> Result<Option<Proven>, StoreError> {
         for one in known.iter().filter(|one| one.complete) {
             let Some(proof) = self.last_proof(one).await? else { continue };
             let Some(receipt) = self.receipt(&one.backup).await? else { continue };
@@ -187,6 +208,32 @@ impl Catalogue<'_> {
             standings.push(Standing::of_nothing(policy.kind));
         }
         Ok(standings)
+    }
+
+    /// How everything of the plan stands, policy by policy.
+    ///
+    /// # Errors
+    /// The evidence cannot be read.
+    pub async fn all_standings(&self, plan: &Plan, at: Timestamp) -> Result<Vec<Standing>, StoreError> {
+        let mut all = Vec::new();
+        for policy in &plan.backups.policies {
+            match policy.kind {
+                Kind::Wal => all.push(self.log_standing(policy, plan, at).await?),
+                _ => all.extend(self.standings(policy, at).await?),
+            }
+        }
+        Ok(all)
+    }
+
+    /// How the log of the plan's database stands.
+    ///
+    /// # Errors
+    /// The evidence cannot be read.
+    pub async fn log_standing(&self, policy: &Policy, plan: &Plan, at: Timestamp) -> Result<Standing, StoreError> {
+        let subject = policy.kind.subject(plan);
+        let reach = get_json::<LogReach>(self.evidence, &log_reach_key(subject)).await?.map(|(reach, _)| reach);
+        let chain = get_json::<LogChain>(self.evidence, &log_chain_key(subject)).await?.map(|(chain, _)| chain);
+        Ok(Standing::of_log(policy, plan.postgresql.driver, subject, LogStanding { reach, chain }, at))
     }
 
     /// How the backups of one subject stand.
@@ -222,7 +269,32 @@ impl Catalogue<'_> {
 }
 
 impl Standing {
-    fn of_nothing(kind: Kind) -> Standing {
+    /// Everything is as the plan asks for.
+    pub fn is_as_planned(&self) -> bool {
+        self.fresh && self.proven_in_time
+    }
+
+    /// Nothing is known to be wrong with the log; of other kinds, true.
+    pub fn log_is_whole(&self) -> bool {
+        self.log.is_none() || self.findings.is_empty()
+    }
+
+    /// Against the plan, in a few words.
+    pub fn verdict(&self, policy: &Policy) -> String {
+        let Policy { fresh_within, proven_within, proven_to, .. } = policy;
+        match (self.fresh, self.proven_in_time, &self.log) {
+            (true, true, _) => "as planned".to_owned(),
+            (false, _, Some(LogStanding { reach: Some(LogReach { reaches_to: Some(_), .. }), .. })) => {
+                format!("not known to lie less than {fresh_within} behind")
+            }
+            (true, false, Some(_)) => format!("not followed to {proven_to} within {proven_within}"),
+            (false, ..) if self.newest.is_none() => "missing".to_owned(),
+            (false, ..) => format!("older than {fresh_within}"),
+            (true, false, None) => format!("not proven to {proven_to} within {proven_within}"),
+        }
+    }
+
+    pub(crate) fn of_nothing(kind: Kind) -> Standing {
         Standing {
             kind,
             subject: None,
@@ -233,9 +305,39 @@ impl Standing {
             unproven_seconds: None,
             fresh: false,
             proven_in_time: false,
+            log: None,
         }
     }
+
+    /// What RDS says is proof of being present and of nothing more; an archive is proven when it was followed to its end.
+    pub fn of_log(policy: &Policy, driver: Driver, subject: &str, log: LogStanding, at: Timestamp) -> Standing {
+        let since = |moment: Timestamp| (at.as_second() - moment.as_second()).max(0);
+        let mut standing = Standing { subject: Some(subject.to_owned()), ..Standing::of_nothing(policy.kind) };
+        if let Some(reach) = &log.reach {
+            standing.age_seconds = reach.reaches_to.map(since);
+            let behind = reach.behind_seconds().is_some_and(|behind| behind as f64 <= policy.fresh_within.seconds());
+            // What nobody looks at any more is not known to be fresh, however fresh it was.
+            standing.fresh = behind && since(reach.observed_at) <= LOOKS_MISSED * LOOKS_SECONDS;
+            standing.findings.extend(reach.findings.iter().cloned());
+        }
+        let proven_at = match driver {
+            Driver::SelfManaged => log.chain.as_ref().and_then(|chain| chain.proven_at),
+            Driver::Rds | Driver::AuroraGlobal if policy.proven_to > Rung::Present => None,
+            Driver::Rds | Driver::AuroraGlobal => {
+                log.reach.as_ref().filter(|reach| reach.reaches_to.is_some()).map(|reach| reach.observed_at)
+            }
+        };
+        standing.unproven_seconds = proven_at.map(since);
+        standing.proven_in_time =
+            standing.unproven_seconds.is_some_and(|age| age as f64 <= policy.proven_within.seconds());
+        standing.findings.extend(log.chain.iter().flat_map(|chain| chain.findings.iter().cloned()));
+        standing.log = Some(log);
+        standing
+    }
 }
+
+/// After so many looks that did not come, nobody looks.
+const LOOKS_MISSED: i64 = 3;
 
 fn age(backup: &BackupId, at: Timestamp) -> i64 {
     at.as_second() - backup.due_at.as_second()
@@ -257,6 +359,47 @@ mod tests {
     use crate::plan::Plan;
 
     const SPARC: &str = include_str!("../../../../plans/sparc.toml");
+
+    #[test]
+    fn the_log_is_fresh_while_somebody_looks_and_proven_when_it_was_followed() {
+        use super::super::LogKeeper;
+        let plan = Plan::parse("plans/sparc.toml", SPARC).unwrap();
+        let policy = plan.backups.policy(Kind::Wal).unwrap();
+        let at: Timestamp = "2026-11-26T06:00:00Z".parse().unwrap();
+        let before = |seconds: i64| Timestamp::from_second(at.as_second() - seconds).unwrap();
+        let stands = |driver, looked: i64, reaches: Option<i64>, proven: Option<i64>| {
+            let reach = LogReach {
+                observed_at: before(looked),
+                by: "watch".to_owned(),
+                keeper: LogKeeper::Archive("sparc-wal-archive".to_owned()),
+                reaches_to: reaches.map(before),
+                reaches_from: None,
+                segment: None,
+                missing_bytes: None,
+                findings: Vec::new(),
+            };
+            let chain = LogChain {
+                observed_at: at,
+                by: "verify".to_owned(),
+                base: None,
+                proven_at: proven.map(before),
+                needed: 0,
+                findings: Vec::new(),
+                cursor: None,
+            };
+            let log = LogStanding { reach: Some(reach), chain: Some(chain) };
+            let standing = Standing::of_log(policy, driver, "sparc-prod", log, at);
+            (standing.fresh, standing.proven_in_time)
+        };
+        let ours = Driver::SelfManaged;
+        assert_eq!(stands(ours, 60, Some(300), Some(3600)), (true, true));
+        assert_eq!(stands(ours, 800, Some(1000), Some(3600)), (true, true), "judged as of the look");
+        assert_eq!(stands(ours, 60, Some(900), Some(3600)), (false, true), "14 min behind");
+        assert_eq!(stands(ours, 1000, Some(1000), Some(3600)), (false, true), "nobody has looked since");
+        assert_eq!(stands(ours, 60, None, None), (false, false));
+        assert_eq!(stands(ours, 60, Some(60), Some(200_000)), (true, false));
+        assert_eq!(stands(Driver::Rds, 60, Some(300), None), (true, true), "RDS says so, which is all that can be had");
+    }
 
     #[test]
     fn what_is_old_goes_and_the_last_proven_one_never_does() {

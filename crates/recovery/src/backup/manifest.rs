@@ -75,7 +75,7 @@ impl Encoding {
     }
 }
 
-/// Formats of `pg_dump` whose plain bytes are one stream.
+/// Formats of `pg_dump`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum DumpFormat {
@@ -83,6 +83,8 @@ pub enum DumpFormat {
     Custom,
     /// `--format=plain`: SQL.
     Plain,
+    /// `--format=directory --compress=0`: its table of contents; the data is in files beside it, [`Content::DumpData`].
+    Directory,
 }
 
 /// What an artifact holds, which decides how its structure is proven.
@@ -95,6 +97,16 @@ pub enum Content {
         database: String,
         /// How it is written.
         format: DumpFormat,
+    },
+    /// One file of a dump in the directory format: the data of a table, a large object, or a list of large objects.
+    DumpData {
+        /// Of which database.
+        database: String,
+        /// Its name, as the table of contents has it.
+        file: String,
+        /// The table, as `schema.table`; absent if it is no table's.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        table: Option<String>,
     },
     /// `pg_dumpall --globals-only`: roles, memberships and tablespaces, as SQL.
     Globals,
@@ -116,6 +128,7 @@ impl fmt::Display for Content {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Content::Dump { database, .. } => write!(f, "the dump of `{database}`"),
+            Content::DumpData { database, file, .. } => write!(f, "the file `{file}` of the dump of `{database}`"),
             Content::Globals => f.write_str("the globals"),
             Content::BaseBackup => f.write_str("the base backup"),
             Content::ClusterResources => f.write_str("the cluster's resources"),

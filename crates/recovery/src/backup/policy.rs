@@ -108,6 +108,42 @@ pub struct Policy {
     /// Databases whose backups of this kind are taken; absent means all of the plan. Only of kind `logical`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub databases: Option<Vec<String>>,
+    /// Dumps are written in the directory format, by several processes; absent means the custom format, by one. Only of kind
+    /// `logical`, and always in a Job.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub directory: Option<DirectoryFormat>,
+}
+
+/// `pg_dump --format=directory`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DirectoryFormat {
+    /// How many processes read the server at once.
+    pub jobs: u32,
+    /// How much of the dump may wait in the scratch folder; `pg_dump` is held while there is more.
+    pub scratch_bytes: u64,
+}
+
+impl DirectoryFormat {
+    const MOST_JOBS: u32 = 64;
+    /// Below this the processes are held all the time.
+    const LEAST_SCRATCH: u64 = 64 << 20;
+    const LEAST_FOR_A_JOB: u64 = 8 << 20;
+
+    fn problem(self) -> Option<(&'static str, String)> {
+        let DirectoryFormat { jobs, scratch_bytes } = self;
+        if jobs == 0 || jobs > Self::MOST_JOBS {
+            let text = format!("a dump by {jobs} processes is none; write 1 to {}", Self::MOST_JOBS);
+            return Some(("jobs", text));
+        }
+        let least = Self::LEAST_SCRATCH.max(u64::from(jobs) * Self::LEAST_FOR_A_JOB);
+        (scratch_bytes < least).then(|| {
+            (
+                "scratch_bytes",
+                format!("{scratch_bytes} bytes of scratch hold {jobs} processes all the time; write {least} or more"),
+            )
+        })
+    }
 }
 
 fn thirty() -> u32 {
@@ -215,6 +251,15 @@ impl Backups {
                     at(&format!("backups.policy.{i}.recovers")),
                     format!("`{kind}` recovers `{}`, which is no component{hint}", policy.recovers),
                 ));
+            }
+            if let Some(directory) = policy.directory {
+                if kind != Kind::Logical {
+                    let text = format!("a backup of kind `{kind}` is no dump; leave `directory` out");
+                    return Some((at(&format!("backups.policy.{i}.directory")), text));
+                }
+                if let Some((field, text)) = directory.problem() {
+                    return Some((at(&format!("backups.policy.{i}.directory.{field}")), text));
+                }
             }
             if let Some(databases) = &policy.databases {
                 let text = if kind != Kind::Logical {

@@ -143,6 +143,17 @@ pub enum ChecksumVerifyRequest {
         /// How far.
         rung: Rung,
     },
+    /// Says how far the log reaches: to which moment a restore can go. Answers [`super::LogFound`].
+    LookAtLog {
+        /// The run that asks.
+        run: String,
+    },
+    /// The same, and follows an archive record by record, as far as one call gets; [`crate::fault::Fault::NotYet`] means
+    /// that there is more. Answers [`super::LogFound`].
+    FollowLog {
+        /// The run that asks.
+        run: String,
+    },
     /// Marks what may expire, and never the last proven one of a subject.
     Retain {
         /// The run that asks.

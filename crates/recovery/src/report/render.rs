@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use minijinja::{Environment, Value, context, syntax::SyntaxConfig, value::Serde};
 
-use super::{RecoveryReport, chart, measure::Measure};
+use super::{BackupReport, RecoveryReport, backups, chart, measure::Measure};
 use crate::{failover::seconds_between, notice::utc, objective::human_seconds};
 
 /// The report in Markdown, for a ticket or a terminal.
@@ -36,6 +36,31 @@ pub fn to_html(report: &RecoveryReport) -> Result<String, minijinja::Error> {
     })
 }
 
+/// The report of a run of backups in Markdown.
+///
+/// # Errors
+/// The template and the report do not fit, which is a defect.
+pub fn backups_to_markdown(report: &BackupReport) -> Result<String, minijinja::Error> {
+    environment()?.get_template("backups.md")?.render(context! { report => Serde(report) })
+}
+
+/// The report of a run of backups as one page of HTML without scripts or outside resources.
+///
+/// # Errors
+/// The template and the report do not fit, which is a defect.
+pub fn backups_to_html(report: &BackupReport) -> Result<String, minijinja::Error> {
+    let (met, all) = report.policies_met();
+    environment()?.get_template("backups.html")?.render(context! {
+        report => Serde(report),
+        ages => Serde(backups::ages(report)),
+        left => backups::AGES_LEFT,
+        met, all,
+        plain_bytes => report.plain_bytes(),
+        stored_bytes => report.stored_bytes(),
+        seconds => seconds_between(report.started_at, report.written_at),
+    })
+}
+
 fn phase(report: &RecoveryReport, name: &str) -> Option<f64> {
     report.phases.iter().find(|phase| phase.name == name).map(|phase| phase.seconds)
 }
@@ -62,6 +87,11 @@ fn environment() -> Result<Environment<'static>, minijinja::Error> {
     environment.add_filter("ticks", |text: String| Value::from_safe_string(ticks(&text)));
     // A cell of a Markdown table ends at a line's end or a bar.
     environment.add_filter("cell", |text: String| text.replace('|', "\\|").replace(['\r', '\n'], " "));
+    environment
+        .add_filter("bytes", |bytes: Value| f64::try_from(bytes).map_or_else(|_| "unknown".to_owned(), human_bytes));
+    environment.add_template("style.css", include_str!("style.css"))?;
+    environment.add_template("backups.md", include_str!("backups.md.jinja"))?;
+    environment.add_template("backups.html", include_str!("backups.html.jinja"))?;
     environment.add_template("report.md", include_str!("report.md.jinja"))?;
     environment.add_template("report.html", include_str!("report.html.jinja"))?;
     Ok(environment)
@@ -69,6 +99,17 @@ fn environment() -> Result<Environment<'static>, minijinja::Error> {
 
 fn moment(value: &Value) -> Option<Timestamp> {
     value.as_str()?.parse().ok()
+}
+
+/// Bytes as a person reads them: `1.4 GB`.
+fn human_bytes(bytes: f64) -> String {
+    let (scale, unit) = match bytes {
+        0.0..1e3 => return format!("{bytes:.0} bytes"),
+        1e3..1e6 => (1e3, "kB"),
+        1e6..1e9 => (1e6, "MB"),
+        _ => (1e9, "GB"),
+    };
+    format!("{:.1} {unit}", bytes / scale)
 }
 
 /// Escapes text for HTML and turns its backticks into `<code>`.

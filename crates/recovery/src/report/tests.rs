@@ -54,6 +54,7 @@ fn recovered() -> Run {
             timeline: 1,
             lsn: "0/5A40000".to_owned().try_into().unwrap(),
             heartbeat: Heartbeat { number: 1204, written_at: at("02:58:58.900") },
+            archiver: None,
         })),
         fence: Sighting::Seen(None),
         switched: Sighting::Seen(false),
