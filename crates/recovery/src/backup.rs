@@ -27,7 +27,7 @@ pub use catalogue::{Catalogue, Known, Newest, Proven, Standing, may_expire};
 pub use job::{DueJob, JOB_CONFIG, JOB_PLAN, JobEnd, JobFile};
 pub use manifest::{
     Artifact, BackupManifest, Content, DatabaseFacts, DumpFormat, Encoding, MANIFEST_VERSION, ManifestProblem, Phase,
-    Protection, Receipt, Sha256Hex, SnapshotCopy, Source, TableFacts, Tool,
+    PlainDigest, Protection, Receipt, Sha256Hex, SnapshotCopy, Source, TableFacts, Tool,
 };
 pub use parts::{Keeping, PartStore, Written};
 pub use policy::{Backups, DatabaseBackup, JobSettings, Lock, Policy, Taken};

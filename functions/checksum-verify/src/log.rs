@@ -17,7 +17,10 @@ use recovery_archive::{
     wal::{Expected, FileName, History, SegmentName, Walk, segments},
 };
 
-use crate::{findings::finding, stream::pass};
+use crate::{
+    findings::finding,
+    stream::{Algorithm, Subject, pass},
+};
 
 /// Where the log of a system lies: `wal/<system identifier>/<timeline>/<file>.zst`.
 const PREFIX: &str = "wal/";
@@ -120,7 +123,7 @@ async fn history(
         stream.read_to_string(&mut text).map_err(|source| Flaw::Unreadable { at: 0, source })?;
         Ok(text)
     };
-    match pass(wal, key, None, *size, Encoding::Zstd, read).await? {
+    match pass(wal, file(key, *size), read).await? {
         None => wrong(Reason::WalGap, Some(key), format!("the history of timeline {newest} has gone")),
         Some(passed) => match passed.structure.map(|text| History::parse(&text)) {
             Ok(Ok(history)) => Ok(Ok(history)),
@@ -147,7 +150,7 @@ async fn follow(
             let followed = here.segment(name, std::io::BufReader::with_capacity(64 * 1024, stream));
             Ok((here, followed))
         };
-        let Some(passed) = pass(wal, key, None, *size, Encoding::Zstd, read).await? else {
+        let Some(passed) = pass(wal, file(key, *size), read).await? else {
             return Ok(vec![finding(Rung::Structure, Reason::WalGap, Some(key), "the segment has gone")]);
         };
         let (after, followed) = match passed.structure {
@@ -167,4 +170,9 @@ async fn follow(
         return Ok(vec![finding(Rung::Structure, Reason::NotChecked, None, says)]);
     }
     Ok(Vec::new())
+}
+
+/// A file of the archive, whose digests nobody noted.
+fn file(key: &str, size_bytes: u64) -> Subject<'_> {
+    Subject { key, version_id: None, size_bytes, encoding: Encoding::Zstd, plain: Algorithm::Crc64Nvme }
 }
