@@ -29,7 +29,7 @@ const BLOBS: u8 = 3;
 /// `K_OFFSET_NO_DATA`
 const NO_DATA: u8 = 3;
 /// What ends the text of a `COPY`, with the empty lines that pg_dump writes behind it.
-const END_OF_COPY: &[u8] = b"\\.\n\n\n";
+const END_OF_COPY: &[u8; 5] = b"\\.\n\n\n";
 /// Lines of [`END_OF_COPY`].
 const LINES_OF_THE_END: u64 = 3;
 /// The longest name that is kept; PostgreSQL's own have at most 63 bytes.
@@ -73,9 +73,9 @@ pub struct Table {
     pub bytes: u64,
 }
 
+/// How pg_dump itself compressed data.
 #[derive(Clone, Copy)]
 enum Compression {
-    None,
     Zlib,
     Zstd,
 }
@@ -193,20 +193,25 @@ pub fn rows(stream: impl Read) -> Result<u64, Flaw> {
 struct CopyText {
     bytes: u64,
     lines: u64,
-    tail: Vec<u8>,
+    tail: [u8; END_OF_COPY.len()],
 }
 
 impl CopyText {
     fn take(&mut self, text: &[u8]) {
         self.bytes += text.len() as u64;
         self.lines += memchr::memchr_iter(b'\n', text).count() as u64;
-        self.tail.extend_from_slice(&text[text.len().saturating_sub(END_OF_COPY.len())..]);
-        self.tail.drain(..self.tail.len().saturating_sub(END_OF_COPY.len()));
+        match text.last_chunk() {
+            Some(last) => self.tail = *last,
+            None => {
+                self.tail.rotate_left(text.len());
+                self.tail[END_OF_COPY.len() - text.len()..].copy_from_slice(text);
+            }
+        }
     }
 
     /// How many rows it has, if it has its end.
     fn rows(&self) -> Option<u64> {
-        (self.tail == END_OF_COPY).then(|| self.lines - LINES_OF_THE_END)
+        (self.tail == *END_OF_COPY).then(|| self.lines - LINES_OF_THE_END)
     }
 }
 
@@ -216,12 +221,12 @@ impl Entry {
     }
 }
 
-impl<R: Read> Reader<R> {
-    fn header(&mut self) -> Result<(Compression, Dump), Flaw> {
+impl<R: BufRead> Reader<R> {
+    fn header(&mut self) -> Result<(Option<Compression>, Dump), Flaw> {
         self.header_of(&[CUSTOM])
     }
 
-    fn header_of(&mut self, formats: &[u8]) -> Result<(Compression, Dump), Flaw> {
+    fn header_of(&mut self, formats: &[u8]) -> Result<(Option<Compression>, Dump), Flaw> {
         let inside = "the header";
         if &self.source.array::<5>(inside)? != MAGIC {
             return Err(self.source.malformed("this is no dump in pg_dump's custom format"));
@@ -242,16 +247,16 @@ impl<R: Read> Reader<R> {
         }
         let compression = if self.version >= (1, 15) {
             match self.source.byte(inside)? {
-                0 => Compression::None,
-                1 => Compression::Zlib,
-                3 => Compression::Zstd,
+                0 => None,
+                1 => Some(Compression::Zlib),
+                3 => Some(Compression::Zstd),
                 2 => return Err(Flaw::Unsupported("a dump that pg_dump compressed by lz4".to_owned())),
                 other => return Err(self.source.malformed(format!("the unknown compression {other}"))),
             }
         } else if self.int(inside)? == 0 {
-            Compression::None
+            None
         } else {
-            Compression::Zlib
+            Some(Compression::Zlib)
         };
         for _ in 0..7 {
             self.int(inside)?; // The local time of the dump, without its zone.
@@ -326,7 +331,7 @@ impl<R: Read> Reader<R> {
         Ok((id, has_dumper, Entry { description, schema, name, is_copy }))
     }
 
-    fn table(&mut self, entry: &Entry, compression: Compression) -> Result<Option<Table>, Flaw> {
+    fn table(&mut self, entry: &Entry, compression: Option<Compression>) -> Result<Option<Table>, Flaw> {
         let label = format!("{} of {}", entry.description, entry.label());
         let mut copied = CopyText::default();
         self.block(compression, &label, |text| copied.take(text))?;
@@ -344,7 +349,7 @@ impl<R: Read> Reader<R> {
         Ok(Some(Table { schema: entry.schema.clone(), name: entry.name.clone(), rows, bytes }))
     }
 
-    fn blobs(&mut self, entry: &Entry, compression: Compression) -> Result<u64, Flaw> {
+    fn blobs(&mut self, entry: &Entry, compression: Option<Compression>) -> Result<u64, Flaw> {
         let mut count = 0;
         loop {
             match self.int("large objects")? {
@@ -356,11 +361,57 @@ impl<R: Read> Reader<R> {
     }
 
     /// Reads the chunks of one block to their end, decoded.
-    fn block(&mut self, compression: Compression, label: &str, mut each: impl FnMut(&[u8])) -> Result<(), Flaw> {
+    fn block(&mut self, compression: Option<Compression>, label: &str, each: impl FnMut(&[u8])) -> Result<(), Flaw> {
+        match compression {
+            None => self.plain_block(label, each),
+            Some(compression) => self.encoded_block(compression, label, each),
+        }
+    }
+
+    /// pg_dump makes a chunk of each row, so those are taken where they lie.
+    fn plain_block(&mut self, label: &str, mut each: impl FnMut(&[u8])) -> Result<(), Flaw> {
+        loop {
+            let window = self.source.window(label)?;
+            let (mut at, mut ended) = (0, false);
+            while !ended && let Some((length, chunk)) = whole_chunk(&window[at..], self.int_bytes) {
+                at += length;
+                ended = chunk.is_empty();
+                each(chunk);
+            }
+            self.source.consume(at);
+            if ended {
+                return Ok(());
+            }
+            // One that the window does not hold as a whole.
+            let length = self.int(label)?;
+            let Ok(mut left) = usize::try_from(length) else {
+                return Err(self.source.malformed(format!("a chunk of {length} bytes in {label}")));
+            };
+            if left == 0 {
+                return Ok(());
+            }
+            while left > 0 {
+                let window = self.source.window(label)?;
+                if window.is_empty() {
+                    return Err(Flaw::Truncated { at: self.source.at(), inside: label.to_owned() });
+                }
+                let now = left.min(window.len());
+                each(&window[..now]);
+                self.source.consume(now);
+                left -= now;
+            }
+        }
+    }
+
+    fn encoded_block(
+        &mut self,
+        compression: Compression,
+        label: &str,
+        mut each: impl FnMut(&[u8]),
+    ) -> Result<(), Flaw> {
         let int_bytes = self.int_bytes;
         let mut chunks = Chunks { source: &mut self.source, int_bytes, left: 0, ended: false };
         let read = match compression {
-            Compression::None => drain(&mut BufReader::with_capacity(WINDOW, &mut chunks), &mut each),
             // What has no bytes was never given to a compressor.
             _ if chunks.is_empty().map_err(|error| failed(&chunks, error, label))? => Ok(()),
             Compression::Zlib => {
@@ -400,6 +451,15 @@ impl<R: Read> Reader<R> {
         self.source.skip(u64::try_from(length).unwrap_or(0), inside)?;
         Ok(length)
     }
+}
+
+/// The first chunk in a window that holds all of it: how much it takes with the length before it, and its bytes.
+fn whole_chunk(window: &[u8], int_bytes: u8) -> Option<(usize, &[u8])> {
+    let (negative, rest) = window.split_first()?;
+    let (little, rest) = rest.split_at_checked(int_bytes.into())?;
+    let length = little.iter().rev().fold(0, |high, low| high << 8 | u64::from(*low));
+    let chunk = rest.get(..usize::try_from(length).ok()?)?;
+    (*negative == 0).then(|| (window.len() - rest.len() + chunk.len(), chunk))
 }
 
 fn int<R: Read>(source: &mut Source<R>, bytes: u8, inside: &str) -> Result<i64, Flaw> {
@@ -478,5 +538,62 @@ impl<R: Read> Read for Chunks<'_, R> {
         }
         self.left -= count as u64;
         Ok(count)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A block as pg_dump writes it without compression: a chunk of each piece, and one of no bytes at the end.
+    fn block(pieces: &[&[u8]]) -> Vec<u8> {
+        let mut block = Vec::new();
+        for piece in pieces.iter().chain([&&b""[..]]) {
+            block.push(0);
+            block.extend_from_slice(&u32::try_from(piece.len()).unwrap().to_le_bytes());
+            block.extend_from_slice(piece);
+        }
+        block
+    }
+
+    fn reader(bytes: &[u8], window: usize) -> Reader<BufReader<&[u8]>> {
+        let source = Source::new(BufReader::with_capacity(window, bytes));
+        Reader { source, version: (1, 14), int_bytes: 4, offset_bytes: 8 }
+    }
+
+    #[test]
+    fn chunks_are_the_same_however_they_fall_into_the_window() {
+        let long = vec![b'x'; 300];
+        let pieces: [&[u8]; 6] = [b"1\tone\n", b"2\ttwo\n", &long, b"\n", b"\\.\n", b"\n\n"];
+        let (block, text) = (block(&pieces), pieces.concat());
+        for window in [1, 2, 5, 6, 7, 11, 64, 305, 306, 4096] {
+            let more = [&block[..], b"more"].concat();
+            let mut reader = reader(&more, window);
+            let (mut seen, mut copied) = (Vec::new(), CopyText::default());
+            reader
+                .block(None, "a table", |piece| {
+                    seen.extend_from_slice(piece);
+                    copied.take(piece);
+                })
+                .unwrap();
+            assert!(seen == text, "window {window}");
+            assert_eq!((copied.bytes, copied.rows()), (text.len() as u64, Some(3)), "window {window}");
+            assert_eq!(reader.source.at(), block.len() as u64, "window {window}");
+        }
+        for cut in 0..block.len() {
+            let flaw = reader(&block[..cut], 64).block(None, "a table", |_| {}).unwrap_err();
+            assert!(matches!(&flaw, Flaw::Truncated { at, .. } if *at == cut as u64), "cut to {cut}: {flaw}");
+        }
+    }
+
+    #[test]
+    fn a_chunk_of_negative_length_is_named_and_a_text_without_its_end_has_no_rows() {
+        let mut negative = block(&[b"1\n"]);
+        negative[0] = 1;
+        let flaw = reader(&negative, 64).block(None, "a table", |_| {}).unwrap_err();
+        assert!(flaw.to_string().contains("a chunk of -2 bytes in a table"), "{flaw}");
+        let mut text = CopyText::default();
+        b"1\n\\.\n\n".chunks(1).for_each(|piece| text.take(piece));
+        assert_eq!(text.rows(), None);
     }
 }

@@ -1,6 +1,6 @@
 //! A stream that knows how far it has been read.
 
-use std::io::{self, Read};
+use std::io::{self, BufRead, Read};
 
 use crate::Flaw;
 
@@ -29,10 +29,7 @@ impl<R: Read> Source<R> {
 
     /// An error of the stream, as a flaw of what was being read.
     pub(crate) fn failed(&self, source: io::Error, inside: &str) -> Flaw {
-        if source.kind() == io::ErrorKind::UnexpectedEof {
-            return Flaw::Truncated { at: self.at, inside: inside.to_owned() };
-        }
-        Flaw::Unreadable { at: self.at, source }
+        failed(self.at, source, inside)
     }
 
     /// Fills the buffer, or says in what the stream ended.
@@ -102,4 +99,25 @@ impl<R: Read> Read for Source<R> {
         self.at += count as u64;
         Ok(count)
     }
+}
+
+impl<R: BufRead> Source<R> {
+    /// What is there and was not looked at yet; nothing at the end of the stream.
+    pub(crate) fn window(&mut self, inside: &str) -> Result<&[u8], Flaw> {
+        let at = self.at;
+        self.inner.fill_buf().map_err(|source| failed(at, source, inside))
+    }
+
+    /// So much of the window has been looked at.
+    pub(crate) fn consume(&mut self, count: usize) {
+        self.inner.consume(count);
+        self.at += count as u64;
+    }
+}
+
+fn failed(at: u64, source: io::Error, inside: &str) -> Flaw {
+    if source.kind() == io::ErrorKind::UnexpectedEof {
+        return Flaw::Truncated { at, inside: inside.to_owned() };
+    }
+    Flaw::Unreadable { at, source }
 }

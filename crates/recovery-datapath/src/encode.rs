@@ -76,6 +76,7 @@ impl Ends {
 pub(crate) struct Encoded {
     pub(crate) ends: Ends,
     pub(crate) plain_sha256: Sha256Hex,
+    pub(crate) plain_crc64nvme: String,
     pub(crate) stored_bytes: u64,
     pub(crate) stored_sha256: Sha256Hex,
     pub(crate) crc64nvme: String,
@@ -100,6 +101,7 @@ pub(crate) fn encode(
 ) -> Result<Encoded, Stopped> {
     let mut codec = Codec::new(encoding, Cutter::new(parts, to));
     let mut digest = Context::new(&SHA256);
+    let mut crc = Digest::new(CrcAlgorithm::Crc64Nvme);
     let mut ends = Ends::default();
     let mut buffer = vec![0; READ_BYTES];
     loop {
@@ -111,6 +113,7 @@ pub(crate) fn encode(
         };
         let piece = &buffer[..length];
         digest.update(piece);
+        crc.update(piece);
         ends.see(piece);
         if codec.writer().write_all(piece).is_err() {
             return Err(codec.why());
@@ -118,7 +121,8 @@ pub(crate) fn encode(
     }
     let cutter = codec.finish()?;
     let (stored_bytes, stored_sha256, crc64nvme) = cutter.finish()?;
-    Ok(Encoded { ends, plain_sha256: hex(digest), stored_bytes, stored_sha256, crc64nvme })
+    let (plain_sha256, plain_crc64nvme) = (hex(digest), base64_of(crc.finalize()));
+    Ok(Encoded { ends, plain_sha256, plain_crc64nvme, stored_bytes, stored_sha256, crc64nvme })
 }
 
 enum Codec {

@@ -47,6 +47,8 @@ pub struct Stored {
     pub ends: Ends,
     /// SHA-256 of the plain bytes.
     pub plain_sha256: Sha256Hex,
+    /// CRC64NVME of the plain bytes.
+    pub plain_crc64nvme: String,
     /// Length as stored.
     pub stored_bytes: u64,
     /// SHA-256 as stored.
@@ -105,8 +107,8 @@ impl Sending<'_> {
         let encoded = encoder.await.unwrap_or(Err(Stopped::Closed));
         let encoded = self.judge(encoded, &mut outcome, may_be_empty).await?;
         let version_id = self.complete(&sent, &encoded).await?;
-        let Encoded { ends, plain_sha256, stored_bytes, stored_sha256, crc64nvme } = encoded;
-        Ok(Stored { ends, plain_sha256, stored_bytes, stored_sha256, crc64nvme, version_id })
+        let Encoded { ends, plain_sha256, plain_crc64nvme, stored_bytes, stored_sha256, crc64nvme } = encoded;
+        Ok(Stored { ends, plain_sha256, plain_crc64nvme, stored_bytes, stored_sha256, crc64nvme, version_id })
     }
 
     /// Takes parts until there are no more, and sends those that the bucket does not have.

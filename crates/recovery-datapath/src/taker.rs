@@ -91,6 +91,7 @@ impl Sink {
             plain_bytes: stored.ends.bytes,
             stored_bytes: stored.stored_bytes,
             plain_sha256: stored.plain_sha256.clone(),
+            plain_crc64nvme: Some(stored.plain_crc64nvme.clone()),
             stored_sha256: stored.stored_sha256.clone(),
             crc64nvme: stored.crc64nvme.clone(),
             encoding: self.encoding,

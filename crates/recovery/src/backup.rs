@@ -32,7 +32,7 @@ pub use log::{
 };
 pub use manifest::{
     Artifact, BackupManifest, Content, DatabaseFacts, DumpFormat, Encoding, MANIFEST_VERSION, ManifestProblem, Phase,
-    Protection, Receipt, Sha256Hex, SnapshotCopy, Source, TableFacts, Tool,
+    PlainDigest, Protection, Receipt, Sha256Hex, SnapshotCopy, Source, TableFacts, Tool,
 };
 pub use parts::{Keeping, PartStore, Written};
 pub use policy::{Backups, DatabaseBackup, DirectoryFormat, JobSettings, Lock, Policy, Taken};

@@ -15,7 +15,7 @@ use crate::{
     backup::{Kind, Policy, Rung},
     objective::{Priority, RecoveryPoint, Span, human_seconds},
     plan::{Component, Driver, Mechanism, Objective, Plan, PlanError, problem_at},
-    report::{mechanism_in_words, storage_class_name},
+    report::mechanism_in_words,
     spelling::nearest,
 };
 
@@ -359,7 +359,7 @@ fn components(plan: &Plan, found: &mut Found) {
                     Some(retrieval),
                     format!(
                         "`{name}` must be back in {rto}, but reading from {} takes up to {}",
-                        storage_class_name(*storage_class),
+                        storage_class,
                         human_seconds(retrieval)
                     ),
                     "keep the newest snapshots in GLACIER_IR or STANDARD_IA",
@@ -395,7 +395,7 @@ fn backups(plan: &Plan, found: &mut Found) {
                 format!(
                     "`{recovers}` must be back in {}, but reading its {kind} backup from {} takes up to {}",
                     component.rto,
-                    storage_class_name(*storage_class),
+                    storage_class,
                     human_seconds(retrieval)
                 ),
                 "keep backups in GLACIER_IR or STANDARD_IA while they are the ones to restore from",
@@ -462,7 +462,7 @@ fn backups(plan: &Plan, found: &mut Found) {
                 format!("minimum:{kind}"),
                 format!(
                     "a {kind} backup is kept for {retention_days} days in {}, which is paid for {} days",
-                    storage_class_name(*storage_class),
+                    storage_class,
                     storage_class.minimum_days()
                 ),
                 "keep it longer, or in a class without that minimum",

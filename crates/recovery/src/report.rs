@@ -35,7 +35,6 @@ pub use backups::{
 pub use checklist::{CheckState, ChecklistGroup, ChecklistItem};
 pub use drill::{Drill, FaultFired, LostWrite, NamesSeen, StandIn};
 pub use measure::mechanism_in_words;
-pub(crate) use measure::storage_class_name;
 pub use measure::{ComponentResult, Measure, ScenarioResult, ServiceResult, Verdict};
 pub use render::{backups_to_html, backups_to_markdown, to_html, to_markdown};
 pub use seen::seen;

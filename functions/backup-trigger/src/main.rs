@@ -63,8 +63,16 @@ fn listen(stop: &Arc<Notify>) -> Result<(), Failure> {
 #[tokio::main]
 async fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    if let [backup, rest @ ..] = arguments.as_slice() {
-        let run = rest.first().map_or("by-hand", String::as_str);
+    let by_hand = match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+        [] => None,
+        [backup] => Some((*backup, "by-hand")),
+        [backup, run] => Some((*backup, *run)),
+        [_, _, more @ ..] => {
+            eprintln!("backup-trigger: too many arguments, from `{}` on; they are a backup and a run", more.join(" "));
+            return ExitCode::from(recovery_lambda::IN_VAIN);
+        }
+    };
+    if let Some((backup, run)) = by_hand {
         return recovery_lambda::once(
             "backup-trigger",
             serde_json::json!({ "action": "take", "run": run, "backup": backup }),

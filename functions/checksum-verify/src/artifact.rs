@@ -11,7 +11,7 @@ use recovery_archive::Flaw;
 
 use crate::{
     findings::finding,
-    stream::{Pass, pass},
+    stream::{Algorithm, Pass, Subject, pass},
     structure::{self, Facts},
 };
 
@@ -41,7 +41,14 @@ pub async fn prove_artifact(
     let read = move |stream: &mut dyn std::io::Read| {
         if wanted >= Rung::Structure { structure::read(&content, stream) } else { structure::bytes(stream) }
     };
-    let passed = pass(storage, &artifact.key, version, artifact.stored_bytes, artifact.encoding, read).await?;
+    let subject = Subject {
+        key: &artifact.key,
+        version_id: version,
+        size_bytes: artifact.stored_bytes,
+        encoding: artifact.encoding,
+        plain: Algorithm::from(&artifact.plain_digest()),
+    };
+    let passed = pass(storage, subject, read).await?;
     let Some(passed) = passed else {
         proof.rung = None;
         proof.findings = present(artifact, &manifest.protection, None);
@@ -116,7 +123,7 @@ fn weaker(written: &Protection, seen: &ObjectVersion) -> Option<String> {
         Lock::Compliance => 2,
     };
     if strength(seen.lock) < strength(written.lock) {
-        return Some(format!("is under the lock {:?}, written was {:?}", seen.lock, written.lock));
+        return Some(format!("is under the lock `{}`, written was `{}`", seen.lock, written.lock));
     }
     if written.lock != Lock::Off && seen.retain_until.is_none_or(|until| until < written.retain_until) {
         let is = seen.retain_until.map_or("without a date".to_owned(), |until| format!("until {until}"));
@@ -124,7 +131,7 @@ fn weaker(written: &Protection, seen: &ObjectVersion) -> Option<String> {
     }
     match seen.storage_class {
         Some(class) if class.retrieval_seconds() <= written.retrieval_seconds => None,
-        Some(class) => Some(format!("lies in {class:?}, which is read later than {:?}", written.storage_class)),
+        Some(class) => Some(format!("lies in {class}, which is read later than {}", written.storage_class)),
         None => Some("lies in a storage class that this program does not know".to_owned()),
     }
 }
@@ -144,11 +151,9 @@ fn digests(manifest: &BackupManifest, artifact: &Artifact, passed: &Pass<Facts>)
     }
     match &passed.plain {
         Err(error) => at(Reason::Encoding, format!("it does not decode: {error}")),
-        Ok((bytes, digest)) if *digest != artifact.plain_sha256 || *bytes != artifact.plain_bytes => {
-            let says = format!(
-                "it decodes to {bytes} bytes with SHA-256 {digest}, backed up were {} with {}",
-                artifact.plain_bytes, artifact.plain_sha256
-            );
+        Ok((bytes, digest)) if *digest != artifact.plain_digest() || *bytes != artifact.plain_bytes => {
+            let (were, written) = (artifact.plain_bytes, artifact.plain_digest());
+            let says = format!("it decodes to {bytes} bytes with {digest}, backed up were {were} with {written}");
             at(Reason::PlainDigest, says)
         }
         Ok(_) => Vec::new(),

@@ -5,9 +5,11 @@
 
 use std::io::{self, Read};
 
+use base64::prelude::*;
 use bytes::{Buf, Bytes};
+use crc_fast::CrcAlgorithm;
 use recovery::{
-    backup::{BackupStorage, Encoding, Sha256Hex},
+    backup::{BackupStorage, Encoding, PlainDigest, Sha256Hex},
     store::StoreError,
 };
 use recovery_archive::{Flaw, decode::Decoded};
@@ -29,10 +31,43 @@ pub struct Pass<T> {
     pub stored_bytes: u64,
     /// Their digest.
     pub stored_sha256: Sha256Hex,
-    /// Bytes after decoding and their digest, or why they do not decode.
-    pub plain: Result<(u64, Sha256Hex), io::Error>,
+    /// Bytes after decoding and the digest that was asked for, or why they do not decode.
+    pub plain: Result<(u64, PlainDigest), io::Error>,
     /// What the archive is.
     pub structure: Result<T, Flaw>,
+}
+
+/// An object, and what a pass over it takes of the decoded bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct Subject<'a> {
+    /// Where it lies.
+    pub key: &'a str,
+    /// In which version, where the bucket keeps versions.
+    pub version_id: Option<&'a str>,
+    /// Bytes as stored.
+    pub size_bytes: u64,
+    /// How they are encoded.
+    pub encoding: Encoding,
+    /// The digest of the decoded bytes.
+    pub plain: Algorithm,
+}
+
+/// A digest of decoded bytes.
+#[derive(Clone, Copy, Debug)]
+pub enum Algorithm {
+    /// What is taken where only accidents are to be found: of what is stored the SHA-256 is proven.
+    Crc64Nvme,
+    /// For manifests that have no other.
+    Sha256,
+}
+
+impl From<&PlainDigest> for Algorithm {
+    fn from(digest: &PlainDigest) -> Algorithm {
+        match digest {
+            PlainDigest::Crc64Nvme(_) => Algorithm::Crc64Nvme,
+            PlainDigest::Sha256(_) => Algorithm::Sha256,
+        }
+    }
 }
 
 /// Reads an object once. `None` if there is none.
@@ -41,10 +76,7 @@ pub struct Pass<T> {
 /// The storage fails: nothing is known of the object then.
 pub async fn pass<T, F>(
     storage: &dyn BackupStorage,
-    key: &str,
-    version_id: Option<&str>,
-    size_bytes: u64,
-    encoding: Encoding,
+    subject: Subject<'_>,
     read: F,
 ) -> Result<Option<Pass<T>>, StoreError>
 where
@@ -52,8 +84,9 @@ where
     F: FnOnce(&mut dyn Read) -> Result<T, Flaw> + Send + 'static,
 {
     let (sender, receiver) = channel(AHEAD);
-    let reader = tokio::task::spawn_blocking(move || digest(receiver, encoding, read));
-    let sent = send(storage, key, version_id, size_bytes, sender).await;
+    let (encoding, plain) = (subject.encoding, subject.plain);
+    let reader = tokio::task::spawn_blocking(move || digest(receiver, encoding, plain, read));
+    let sent = send(storage, subject, sender).await;
     let passed = reader.await;
     if !sent? {
         return Ok(None);
@@ -66,13 +99,8 @@ where
 }
 
 /// Sends the bytes of an object, going on where it broke off.
-async fn send(
-    storage: &dyn BackupStorage,
-    key: &str,
-    version_id: Option<&str>,
-    size_bytes: u64,
-    to: Sender<Bytes>,
-) -> Result<bool, StoreError> {
+async fn send(storage: &dyn BackupStorage, subject: Subject<'_>, to: Sender<Bytes>) -> Result<bool, StoreError> {
+    let Subject { key, version_id, size_bytes, .. } = subject;
     let (mut at, mut attempts) = (0, 0);
     loop {
         let range = (at > 0).then_some(at..size_bytes);
@@ -106,9 +134,10 @@ async fn send(
 fn digest<T>(
     receiver: Receiver<Bytes>,
     encoding: Encoding,
+    algorithm: Algorithm,
     read: impl FnOnce(&mut dyn Read) -> Result<T, Flaw>,
 ) -> Pass<T> {
-    let mut stored = Tap::new(Pieces { receiver, piece: Bytes::new() });
+    let mut stored = Tap::new(Pieces { receiver, piece: Bytes::new() }, Sha256::new());
     let (plain, structure) = {
         let decoded = match encoding {
             Encoding::Identity => Ok(Decoded::plain(&mut stored)),
@@ -120,19 +149,19 @@ fn digest<T>(
                 (Err(io::Error::new(error.kind(), error.to_string())), Err(Flaw::Unreadable { at: 0, source: error }))
             }
             Ok(decoded) => {
-                let mut plain = Tap::new(decoded);
+                let mut plain = Tap::new(decoded, Plain::new(algorithm));
                 let structure = read(&mut plain);
                 // Also what a reader left, because it was content or because it gave up.
                 let rest = io::copy(&mut plain, &mut io::sink());
-                (rest.map(|_| plain.result()), structure)
+                (rest.map(|_| (plain.bytes, plain.digest.end())), structure)
             }
         }
     };
     // A decoder that gave up has not seen the rest of what is stored.
     let mut window = vec![0; WINDOW];
     while matches!(stored.read(&mut window), Ok(1..)) {}
-    let (stored_bytes, stored_sha256) = stored.result();
-    Pass { stored_bytes, stored_sha256, plain, structure }
+    let stored_sha256 = Sha256Hex::of(&stored.digest.finalize().into());
+    Pass { stored_bytes: stored.bytes, stored_sha256, plain, structure }
 }
 
 /// Pieces from the network as one stream.
@@ -156,26 +185,64 @@ impl Read for Pieces {
 }
 
 /// A stream whose bytes are counted and digested as they pass.
-struct Tap<R> {
+struct Tap<R, D> {
     inner: R,
-    digest: Sha256,
+    digest: D,
     bytes: u64,
 }
 
-impl<R> Tap<R> {
-    fn new(inner: R) -> Self {
-        Self { inner, digest: Sha256::new(), bytes: 0 }
-    }
-
-    fn result(self) -> (u64, Sha256Hex) {
-        (self.bytes, Sha256Hex::of(&self.digest.finalize().into()))
+impl<R, D> Tap<R, D> {
+    fn new(inner: R, digest: D) -> Self {
+        Self { inner, digest, bytes: 0 }
     }
 }
 
-impl<R: Read> Read for Tap<R> {
+/// A digest that is being taken.
+trait Running {
+    fn see(&mut self, bytes: &[u8]);
+}
+
+impl Running for Sha256 {
+    fn see(&mut self, bytes: &[u8]) {
+        self.update(bytes);
+    }
+}
+
+/// The digest of decoded bytes that is being taken.
+enum Plain {
+    Crc64Nvme(crc_fast::Digest),
+    Sha256(Sha256),
+}
+
+impl Plain {
+    fn new(algorithm: Algorithm) -> Plain {
+        match algorithm {
+            Algorithm::Crc64Nvme => Plain::Crc64Nvme(crc_fast::Digest::new(CrcAlgorithm::Crc64Nvme)),
+            Algorithm::Sha256 => Plain::Sha256(Sha256::new()),
+        }
+    }
+
+    fn end(self) -> PlainDigest {
+        match self {
+            Plain::Crc64Nvme(crc) => PlainDigest::Crc64Nvme(BASE64_STANDARD.encode(crc.finalize().to_be_bytes())),
+            Plain::Sha256(digest) => PlainDigest::Sha256(Sha256Hex::of(&digest.finalize().into())),
+        }
+    }
+}
+
+impl Running for Plain {
+    fn see(&mut self, bytes: &[u8]) {
+        match self {
+            Plain::Crc64Nvme(crc) => crc.update(bytes),
+            Plain::Sha256(digest) => digest.update(bytes),
+        }
+    }
+}
+
+impl<R: Read, D: Running> Read for Tap<R, D> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let count = self.inner.read(buffer)?;
-        self.digest.update(&buffer[..count]);
+        self.digest.see(&buffer[..count]);
         self.bytes += count as u64;
         Ok(count)
     }

@@ -279,10 +279,10 @@ async fn the_right_bytes_that_are_kept_less_well_than_they_were_written_are_foun
     let situations = [
         (with(&[(encryption, None), (kms_key, None)]), "under no key of KMS"),
         (with(&[(kms_key, Some(&other))]), other.as_str()),
-        (with(&[(mode, None), (until, None)]), "under the lock Off, written was Compliance"),
-        (with(&[(mode, Some("GOVERNANCE"))]), "under the lock Governance"),
+        (with(&[(mode, None), (until, None)]), "under the lock `off`, written was `compliance`"),
+        (with(&[(mode, Some("GOVERNANCE"))]), "under the lock `governance`"),
         (with(&[(until, Some("2026-12-25T02:00:00Z"))]), "locked until 2026-12-25T02:00:00Z"),
-        (with(&[("x-amz-storage-class", Some("GLACIER"))]), "read later than StandardIa"),
+        (with(&[("x-amz-storage-class", Some("GLACIER"))]), "lies in GLACIER, which is read later than STANDARD_IA"),
     ];
     for (headers, says) in situations {
         platform.put_kept(&key, bytes.clone(), &headers).await;
@@ -345,6 +345,7 @@ async fn what_digests_cannot_see_the_structure_shows() {
         let artifact = manifest.artifacts.iter_mut().find(|artifact| artifact.key == key).unwrap();
         let stored = zstd::stream::encode_all(plain, 1).unwrap();
         (artifact.plain_bytes, artifact.plain_sha256) = (plain.len() as u64, sha256(plain));
+        artifact.plain_crc64nvme = Some(recovery_datapath::crc64nvme(plain));
         (artifact.stored_bytes, artifact.stored_sha256) = (stored.len() as u64, sha256(&stored));
         artifact.crc64nvme = recovery_datapath::crc64nvme(&stored);
         platform.put(&key, stored).await;

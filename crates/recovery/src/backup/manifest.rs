@@ -52,6 +52,24 @@ impl fmt::Display for Sha256Hex {
     }
 }
 
+/// A digest of plain bytes that verification compares.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PlainDigest {
+    /// CRC64NVME: 22 GB/s on one core, where SHA-256 has 1.8.
+    Crc64Nvme(String),
+    /// SHA-256, for manifests that have no other.
+    Sha256(Sha256Hex),
+}
+
+impl fmt::Display for PlainDigest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            PlainDigest::Crc64Nvme(crc) => write!(f, "CRC64NVME {crc}"),
+            PlainDigest::Sha256(digest) => write!(f, "SHA-256 {digest}"),
+        }
+    }
+}
+
 /// How the stored bytes of an artifact come from its plain ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -157,6 +175,10 @@ pub struct Artifact {
     pub stored_bytes: u64,
     /// SHA-256 before encoding.
     pub plain_sha256: Sha256Hex,
+    /// CRC64NVME before encoding, written as that of the stored bytes. Verification compares it and not the SHA-256: what is
+    /// stored is proven by its own SHA-256, so all that is left to find is an encoder or a decoder that errs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plain_crc64nvme: Option<String>,
     /// SHA-256 as stored.
     pub stored_sha256: Sha256Hex,
     /// CRC64NVME of the stored bytes as S3 writes it: base64 of eight bytes, big-endian.
@@ -164,6 +186,16 @@ pub struct Artifact {
     pub crc64nvme: String,
     /// How the stored bytes come from the plain ones.
     pub encoding: Encoding,
+}
+
+impl Artifact {
+    /// The digest by which the decoded bytes are known.
+    pub fn plain_digest(&self) -> PlainDigest {
+        match &self.plain_crc64nvme {
+            Some(crc) => PlainDigest::Crc64Nvme(crc.clone()),
+            None => PlainDigest::Sha256(self.plain_sha256.clone()),
+        }
+    }
 }
 
 /// What made the backup.
@@ -486,6 +518,7 @@ mod tests {
                 plain_bytes: 100,
                 stored_bytes: 50,
                 plain_sha256: digest(1),
+                plain_crc64nvme: Some("AAAAAAAAAAA=".to_owned()),
                 stored_sha256: digest(2),
                 crc64nvme: "AAAAAAAAAAA=".to_owned(),
                 encoding: Encoding::Zstd,

@@ -1,6 +1,6 @@
 //! The plan's section `[backups]`: what is backed up, how often, and how it is kept.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt};
 
 use serde::{Deserialize, Serialize};
 
@@ -69,6 +69,16 @@ pub enum Lock {
     Governance,
     /// Nothing is locked.
     Off,
+}
+
+impl fmt::Display for Lock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Lock::Compliance => "compliance",
+            Lock::Governance => "governance",
+            Lock::Off => "off",
+        })
+    }
 }
 
 /// The Job that takes what is too large for a Lambda, in the cluster that a failover goes to: it stands beside the standby

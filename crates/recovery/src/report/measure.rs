@@ -465,7 +465,7 @@ pub fn mechanism_in_words(mechanism: &Mechanism) -> String {
             "streaming replication, no archive_timeout".to_owned()
         }
         Mechanism::Snapshots { every, storage_class } => {
-            format!("snapshots every {every} in {}", storage_class_name(*storage_class))
+            format!("snapshots every {every} in {storage_class}")
         }
         Mechanism::CrossRegionReplication { time_control: true } => {
             "cross-region replication with time control".to_owned()
@@ -476,17 +476,5 @@ pub fn mechanism_in_words(mechanism: &Mechanism) -> String {
         Mechanism::RegistryReplication { lag } => format!("replication by the registry, up to {lag} behind"),
         Mechanism::RenderedBundle { every } => format!("manifests rendered every {every}"),
         Mechanism::Rebuild => "rebuilt from its source".to_owned(),
-    }
-}
-
-/// A storage class as S3 writes it.
-pub(crate) fn storage_class_name(class: crate::plan::StorageClass) -> &'static str {
-    use crate::plan::StorageClass;
-    match class {
-        StorageClass::Standard => "STANDARD",
-        StorageClass::StandardIa => "STANDARD_IA",
-        StorageClass::GlacierIr => "GLACIER_IR",
-        StorageClass::Glacier => "GLACIER",
-        StorageClass::DeepArchive => "DEEP_ARCHIVE",
     }
 }

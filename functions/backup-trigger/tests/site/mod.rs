@@ -16,7 +16,7 @@ use recovery::{
     store::get_json,
 };
 use recovery_aws::Aws;
-use recovery_datapath::sha256;
+use recovery_datapath::{crc64nvme, sha256};
 use recovery_lambda::Settings;
 use recovery_sites::Takers;
 use tokio::{process::Command, sync::Notify};
@@ -118,6 +118,7 @@ impl Platform {
             assert!(artifact.version_id.is_some());
             let plain = zstd::stream::decode_all(&*stored).unwrap();
             assert_eq!((plain.len() as u64, sha256(&plain)), (artifact.plain_bytes, artifact.plain_sha256.clone()));
+            assert_eq!(artifact.plain_crc64nvme.as_deref(), Some(&*crc64nvme(&plain)));
             artifacts.push((artifact, plain));
         }
         (manifest, artifacts)

@@ -17,7 +17,10 @@ use recovery_archive::{
     wal::{FileName, FirstPage, History, SegmentName, Walk},
 };
 
-use crate::{findings::finding, stream::pass};
+use crate::{
+    findings::finding,
+    stream::{Algorithm, Subject, pass},
+};
 
 /// Where the log of a system lies: `wal/<system identifier>/<timeline>/<file>.zst`.
 const PREFIX: &str = "wal/";
@@ -152,7 +155,7 @@ impl Archive {
             stream.read_to_string(&mut text).map_err(|source| Flaw::Unreadable { at: 0, source })?;
             Ok(text)
         };
-        match pass(wal, key, None, *size_bytes, Encoding::Zstd, read).await? {
+        match pass(wal, file(key, *size_bytes), read).await? {
             None => wrong(Reason::WalGap, Some(key), format!("the history of timeline {timeline} has gone")),
             Some(passed) => match passed.structure.map(|text| History::parse(&text)) {
                 Ok(Ok(history)) => Ok(Ok(history)),
@@ -181,7 +184,7 @@ impl Archive {
             Ok((here, followed))
         };
         let at = |reason, says: String| Some(finding(Rung::Structure, reason, Some(key), says));
-        let Some(passed) = pass(wal, key, None, *size_bytes, Encoding::Zstd, read).await? else {
+        let Some(passed) = pass(wal, file(key, *size_bytes), read).await? else {
             return Ok((None, Some(self.gone(name))));
         };
         let wrong = match (passed.structure, passed.plain) {
@@ -192,6 +195,11 @@ impl Archive {
         };
         Ok((None, wrong))
     }
+}
+
+/// A file of the archive, whose digests nobody noted.
+fn file(key: &str, size_bytes: u64) -> Subject<'_> {
+    Subject { key, version_id: None, size_bytes, encoding: Encoding::Zstd, plain: Algorithm::Crc64Nvme }
 }
 
 /// The first page of what is stored of a segment; the stream may be cut behind it.
