@@ -245,10 +245,7 @@ async fn servers_start_with_the_settings_of_their_version_and_the_standby_follow
                 1,
             );
         fs::write(archive.path("plan.toml"), plan).unwrap();
-        // Before 15, libpq compares an address with the names in a certificate only, so it is called by its name.
         let passfile = pair.standby.data().join("upstream.pgpass");
-        let passwords = fs::read_to_string(&passfile).unwrap();
-        fs::write(&passfile, passwords.replacen("127.0.0.1:", "localhost:", 1)).unwrap();
         for (server, role) in [(&pair.primary, "primary"), (&pair.standby, "standby")] {
             let (list, file) = config(&archive, role, &tools, &["--passfile", passfile.to_str().unwrap()]).await;
             // What the server would log as it starts, if it did not know a name or a value.

@@ -86,6 +86,7 @@ const EXPECTED: &[(&str, &str, Expected)] = &[
     ("notify", "declared", Answers("message")),
     ("notify", "recovered", Answers("message")),
     ("notify", "refused", Answers("message")),
+    ("report", "backups", Answers("key")),
     ("report", "refused", Answers("key")),
     // The lab runs its own server, which has no snapshots.
     ("backup-trigger", "plan-the-night", Fails(Fault::Permanent, "cannot be taken here")),
@@ -94,6 +95,8 @@ const EXPECTED: &[(&str, &str, Expected)] = &[
     ("backup-trigger", "what-became-of-a-job", Answers("manifest_key")),
     ("backup-trigger", "what-is-due", Answers("backups")),
     ("checksum-verify", "artifacts-were-read", Answers("findings")),
+    ("checksum-verify", "follow-the-log", Answers("says")),
+    ("checksum-verify", "how-far-the-log-reaches", Answers("says")),
     ("checksum-verify", "one-artifact", Answers("rung")),
     ("checksum-verify", "one-backup-to-its-structure", Answers("rung")),
     ("checksum-verify", "retention", Answers("expired")),

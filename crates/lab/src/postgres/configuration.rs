@@ -81,16 +81,17 @@ pub(super) fn write(server: &Server<'_>) -> Result<()> {
             server,
             "upstream.pgpass",
             &format!(
-                "127.0.0.1:{}:*:{}:{}\n",
+                "localhost:{}:*:{}:{}\n",
                 upstream.port,
                 Role::Replicator.name(),
                 upstream.passwords.of(Role::Replicator)
             ),
         )?;
+        // By its name: before 15, libpq compares an address with none of the addresses in a certificate.
         set(
             "primary_conninfo",
             &format!(
-                "host=127.0.0.1 port={} user={} application_name=standby sslmode=verify-full sslrootcert={} passfile={}",
+                "host=localhost hostaddr=127.0.0.1 port={} user={} application_name=standby sslmode=verify-full sslrootcert={} passfile={}",
                 upstream.port,
                 Role::Replicator.name(),
                 data.join("authority.crt").display(),
