@@ -1,6 +1,7 @@
-"""As much of S3 as a backup and its verification call. Small bodies stay in memory, large ones lie in a folder."""
+"""As much of S3 as backups, their verification and pgBackRest call. Small bodies stay in memory, large ones lie in a folder."""
 import email.utils
 import pathlib
+import re
 import shutil
 import threading
 import urllib.parse
@@ -69,7 +70,10 @@ class Store(Handler):
         self.answer(200, headers=[("etag", f'"{tag}"')])
 
     def do_POST(self):
-        (path, query), _, tag = self.asked(), self.body(), self.tag()
+        (path, query), body, tag = self.asked(), self.body(), self.tag()
+        if "delete" in query:
+            self.remove(f"{path.rstrip('/')}/{key}" for key in re.findall(r"<Key>(.*?)</Key>", body.decode()))
+            return self.xml("<DeleteResult></DeleteResult>")
         if "uploads" in query:
             with self.lock:
                 self.uploads[tag] = {}
@@ -79,6 +83,10 @@ class Store(Handler):
             self.objects[path] = Object([parts[number] for number in sorted(parts)], tag)
         self.xml(f"<CompleteMultipartUploadResult><ETag>&quot;{tag}&quot;</ETag></CompleteMultipartUploadResult>")
 
+    def do_DELETE(self):
+        self.remove([self.asked()[0]])
+        self.answer(204)
+
     def do_GET(self):
         path, query = self.asked()
         if "uploads" in query:
@@ -86,7 +94,7 @@ class Store(Handler):
         if "uploadId" in query:
             return self.xml("<ListPartsResult><IsTruncated>false</IsTruncated></ListPartsResult>")
         if "list-type" in query:
-            return self.list(f"{path.rstrip('/')}/", query.get("prefix", [""])[0])
+            return self.list(f"{path.rstrip('/')}/", query.get("prefix", [""])[0], query.get("delimiter", [""])[0])
         with self.lock:
             there = self.objects.get(path)
         if not there:
@@ -105,10 +113,14 @@ class Store(Handler):
 
     do_HEAD = do_GET
 
-    def list(self, bucket, prefix):
+    def list(self, bucket, prefix, delimiter):
         with self.lock:
             listed = sorted((path.removeprefix(bucket), there.size) for path, there in self.objects.items() if path.startswith(bucket + prefix))
-        contents = "".join(f"<Contents><Key>{key}</Key><Size>{size}</Size></Contents>" for key, size in listed)
+        in_folders = lambda key: delimiter and delimiter in key.removeprefix(prefix)
+        folders = dict.fromkeys(prefix + key.removeprefix(prefix).split(delimiter)[0] + delimiter for key, _ in listed if in_folders(key))
+        written = "<LastModified>2026-01-01T00:00:00.000Z</LastModified>"
+        contents = "".join(f"<Contents><Key>{key}</Key>{written}<Size>{size}</Size></Contents>" for key, size in listed if not in_folders(key))
+        contents += "".join(f"<CommonPrefixes><Prefix>{folder}</Prefix></CommonPrefixes>" for folder in folders)
         self.xml(f"<ListBucketResult><IsTruncated>false</IsTruncated>{contents}</ListBucketResult>")
 
     def range(self, size):
@@ -150,8 +162,12 @@ class Store(Handler):
     @classmethod
     def forget(cls, prefix):
         """Removes what lies under a prefix."""
+        cls.remove(path for path in list(cls.objects) if path.startswith(prefix))
+
+    @classmethod
+    def remove(cls, paths):
         with cls.lock:
-            for path in [path for path in cls.objects if path.startswith(prefix)]:
-                for piece in cls.objects.pop(path).pieces:
+            for path in paths:
+                for piece in (cls.objects.pop(path).pieces if path in cls.objects else []):
                     if isinstance(piece, pathlib.Path):
                         piece.unlink()

@@ -1,5 +1,8 @@
 """Servers on this machine that stand in for a service of AWS, for benchmarks of what calls them."""
 import http.server
+import pathlib
+import ssl
+import subprocess
 import threading
 
 
@@ -46,3 +49,19 @@ def serve(handler, context=None):
         server.socket = context.wrap_socket(server.socket, server_side=True)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     return server
+
+
+def certificate(folder):
+    """An authority that signs itself, in one file with those of the system, and a context for `serve`."""
+    key, authority = folder / "key.pem", folder / "authority.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
+         "-keyout", key, "-out", authority, "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost",
+         "-addext", "basicConstraints=critical,CA:FALSE"],
+        check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(authority, key)
+    system = pathlib.Path(ssl.get_default_verify_paths().cafile or "/etc/ssl/certs/ca-certificates.crt")
+    bundle = folder / "bundle.pem"
+    bundle.write_text((system.read_text() if system.is_file() else "") + authority.read_text())
+    return bundle, context

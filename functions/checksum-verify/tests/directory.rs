@@ -22,12 +22,14 @@ use lab::{
 use recovery::{
     backup::{
         BackupId, BackupManifest, BackupTriggerRequest, Catalogue, ChecksumVerifyRequest, Content, DirectoryFormat,
-        Encoding, Kind, Place, Policy, Proof, Rung, Source, Taken,
+        Encoding, Kind, Place, Policy, Proof, Reason, Receipt, Rung, Source, Taken,
     },
     fault::{Classified, Fault, chain},
     plan::{Driver, Plan},
+    store::{Precondition, put_json},
 };
 use recovery_aws::Aws;
+use recovery_datapath::sha256;
 use recovery_lambda::Settings;
 use recovery_sites::Takers;
 use tokio::process::Command;
@@ -39,7 +41,7 @@ const LARGE: &str = "create table public.large as select repeat(md5(n::text), 25
 
 struct Platform {
     pair: Pair,
-    _emulated: EmulatedAws,
+    emulated: EmulatedAws,
     desk: Desk,
     plan: Arc<Plan>,
     aws: Aws,
@@ -71,7 +73,7 @@ async fn platform(encoding: Encoding) -> Platform {
     let aws = Aws::from_environment(&plan, emulated.env()).await;
     let settings = Settings { plan: Arc::clone(&plan), folder: "/".into() };
     let takers = recovery_sites::takers(&settings, &aws).unwrap();
-    Platform { pair, _emulated: emulated, desk, plan, aws, takers, _proxy: proxy }
+    Platform { pair, emulated, desk, plan, aws, takers, _proxy: proxy }
 }
 
 fn id(kind: Kind) -> BackupId {
@@ -131,6 +133,20 @@ impl Platform {
     async fn manifest(&self) -> BackupManifest {
         let backup = id(Kind::Logical);
         BackupManifest::read(&self.object(&backup.manifest_key()).await, &backup).unwrap()
+    }
+
+    /// Writes a manifest and the receipt that goes with it, as whoever took the backup would have.
+    async fn publish(&self, manifest: &BackupManifest) {
+        let bytes = manifest.to_bytes();
+        let receipt = Receipt {
+            backup: manifest.id.clone(),
+            manifest_sha256: sha256(&bytes),
+            manifest_version_id: None,
+            completed_at: manifest.completed_at.unwrap(),
+            retain_until: manifest.protection.retain_until,
+        };
+        self.emulated.put_object(&self.plan.buckets.backups, &manifest.id.manifest_key(), bytes).await.unwrap();
+        put_json(&*self.aws.evidence(), &manifest.id.receipt_key(), &receipt, Precondition::None).await.unwrap();
     }
 
     /// Puts a dump together as `pg_restore` wants it.
@@ -214,6 +230,25 @@ async fn a_directory_is_dumped_by_several_processes_proven_and_restored() {
     assert_eq!(databases[0].tables.iter().find(|table| table.name == "public.wide").unwrap().rows, 20_000);
     let proof = platform.prove().await;
     assert_eq!((proof.rung, proof.findings.as_slice()), (Some(Rung::Structure), &[][..]));
+
+    // What no digest of a file sees: one that is named and not there, and other rows than the snapshot had.
+    let is_wide = |content: &Content| matches!(content, Content::DumpData { table: Some(table), .. } if table == "public.wide");
+    let mut lacking = manifest.clone();
+    lacking.artifacts.retain(|artifact| !is_wide(&artifact.content));
+    let mut more = manifest.clone();
+    let Source::PostgreSql { databases, .. } = &mut more.source else { panic!("{:?}", more.source) };
+    databases[0].tables.iter_mut().find(|table| table.name == "public.wide").unwrap().rows += 1;
+    for (changed, reason, says) in [
+        (&lacking, Reason::NotCovered, "which it names, is not in the backup"),
+        (&more, Reason::Structure, "`public.wide` has 20000 rows in it and had 20001"),
+    ] {
+        platform.publish(changed).await;
+        let proof = platform.prove().await;
+        let [found] = proof.findings.as_slice() else { panic!("{:?}", proof.findings) };
+        assert!(found.reason == reason && found.says.contains(says), "{found:?}");
+        assert_eq!(proof.rung, Some(Rung::Digests));
+    }
+    platform.publish(&manifest).await;
 
     let folder = tempfile::tempdir().unwrap();
     assert!(platform.fetch(&manifest, "sparc_prod", folder.path()).await > 8);
