@@ -12,10 +12,10 @@ SMALL = 1 << 20
 
 
 class Object:
-    """The pieces that an object was written in: bytes, or files."""
+    """The pieces that an object was written in, bytes or files, and how whoever wrote it wanted it kept."""
 
-    def __init__(self, pieces, tag):
-        self.pieces, self.tag = pieces, tag
+    def __init__(self, pieces, tag, kept):
+        self.pieces, self.tag, self.kept = pieces, tag, kept
 
     @property
     def size(self):
@@ -50,6 +50,10 @@ class Store(Handler):
                 left -= len(read)
         return file
 
+    def kept(self):
+        """How a new object is to be kept."""
+        return {name: value for name, value in self.headers.items() if name.lower().startswith(("x-amz-server-side-", "x-amz-storage-"))}
+
     def tag(self):
         with self.lock:
             Store.number += 1
@@ -60,13 +64,13 @@ class Store(Handler):
         piece = self.piece(tag)
         with self.lock:
             if "partNumber" in query:
-                self.uploads[query["uploadId"][0]][int(query["partNumber"][0])] = piece
+                self.uploads[query["uploadId"][0]].pieces[int(query["partNumber"][0])] = piece
             else:
                 there = self.objects.get(path)
                 wanted = self.headers.get("if-match")
                 if (there and self.headers.get("if-none-match")) or (wanted and (not there or f'"{there.tag}"' != wanted)):
                     return self.error(412, "PreconditionFailed")
-                self.objects[path] = Object([piece], tag)
+                self.objects[path] = Object([piece], tag, self.kept())
         self.answer(200, headers=[("etag", f'"{tag}"')])
 
     def do_POST(self):
@@ -76,11 +80,11 @@ class Store(Handler):
             return self.xml("<DeleteResult></DeleteResult>")
         if "uploads" in query:
             with self.lock:
-                self.uploads[tag] = {}
+                self.uploads[tag] = Object({}, tag, self.kept())
             return self.xml(f"<InitiateMultipartUploadResult><UploadId>{tag}</UploadId></InitiateMultipartUploadResult>")
         with self.lock:
-            parts = self.uploads.pop(query["uploadId"][0])
-            self.objects[path] = Object([parts[number] for number in sorted(parts)], tag)
+            begun = self.uploads.pop(query["uploadId"][0])
+            self.objects[path] = Object([begun.pieces[number] for number in sorted(begun.pieces)], tag, begun.kept)
         self.xml(f"<CompleteMultipartUploadResult><ETag>&quot;{tag}&quot;</ETag></CompleteMultipartUploadResult>")
 
     def do_DELETE(self):
@@ -105,6 +109,8 @@ class Store(Handler):
         self.send_header("etag", f'"{there.tag}"')
         self.send_header("last-modified", email.utils.formatdate(usegmt=True))
         self.send_header("content-length", str(last - first))
+        for name, value in there.kept.items():
+            self.send_header(name, value)
         if "range" in self.headers:
             self.send_header("content-range", f"bytes {first}-{last - 1}/{size}")
         self.end_headers()

@@ -198,8 +198,13 @@ struct CopyText {
 
 impl CopyText {
     fn take(&mut self, text: &[u8]) {
+        self.pass(text);
+        self.lines += lines(text);
+    }
+
+    /// The same of a text whose lines are counted elsewhere.
+    fn pass(&mut self, text: &[u8]) {
         self.bytes += text.len() as u64;
-        self.lines += memchr::memchr_iter(b'\n', text).count() as u64;
         match text.last_chunk() {
             Some(last) => self.tail = *last,
             None => {
@@ -334,7 +339,7 @@ impl<R: BufRead> Reader<R> {
     fn table(&mut self, entry: &Entry, compression: Option<Compression>) -> Result<Option<Table>, Flaw> {
         let label = format!("{} of {}", entry.description, entry.label());
         let mut copied = CopyText::default();
-        self.block(compression, &label, |text| copied.take(text))?;
+        self.block(compression, &label, &mut copied)?;
         if entry.description != "TABLE DATA" {
             return Ok(None);
         }
@@ -354,30 +359,37 @@ impl<R: BufRead> Reader<R> {
         loop {
             match self.int("large objects")? {
                 0 => return Ok(count),
-                id => self.block(compression, &format!("large object {id} of {}", entry.label()), |_| {})?,
+                id => {
+                    let label = format!("large object {id} of {}", entry.label());
+                    self.block(compression, &label, &mut CopyText::default())?;
+                }
             }
             count += 1;
         }
     }
 
     /// Reads the chunks of one block to their end, decoded.
-    fn block(&mut self, compression: Option<Compression>, label: &str, each: impl FnMut(&[u8])) -> Result<(), Flaw> {
+    fn block(&mut self, compression: Option<Compression>, label: &str, text: &mut CopyText) -> Result<(), Flaw> {
         match compression {
-            None => self.plain_block(label, each),
-            Some(compression) => self.encoded_block(compression, label, each),
+            None => self.plain_block(label, text),
+            Some(compression) => self.encoded_block(compression, label, text),
         }
     }
 
-    /// pg_dump makes a chunk of each row, so those are taken where they lie.
-    fn plain_block(&mut self, label: &str, mut each: impl FnMut(&[u8])) -> Result<(), Flaw> {
+    /// pg_dump makes a chunk of each row, so those are taken where they lie; and of a whole window lines are counted sooner
+    /// than of its rows, one by one.
+    fn plain_block(&mut self, label: &str, text: &mut CopyText) -> Result<(), Flaw> {
         loop {
             let window = self.source.window(label)?;
-            let (mut at, mut ended) = (0, false);
+            let (mut at, mut ended, mut in_lengths) = (0, false, 0);
             while !ended && let Some((length, chunk)) = whole_chunk(&window[at..], self.int_bytes) {
+                let length_of_it = &window[at..at + length - chunk.len()];
+                in_lengths += length_of_it.iter().filter(|byte| **byte == b'\n').count() as u64;
                 at += length;
                 ended = chunk.is_empty();
-                each(chunk);
+                text.pass(chunk);
             }
+            text.lines += lines(&window[..at]) - in_lengths;
             self.source.consume(at);
             if ended {
                 return Ok(());
@@ -396,19 +408,14 @@ impl<R: BufRead> Reader<R> {
                     return Err(Flaw::Truncated { at: self.source.at(), inside: label.to_owned() });
                 }
                 let now = left.min(window.len());
-                each(&window[..now]);
+                text.take(&window[..now]);
                 self.source.consume(now);
                 left -= now;
             }
         }
     }
 
-    fn encoded_block(
-        &mut self,
-        compression: Compression,
-        label: &str,
-        mut each: impl FnMut(&[u8]),
-    ) -> Result<(), Flaw> {
+    fn encoded_block(&mut self, compression: Compression, label: &str, text: &mut CopyText) -> Result<(), Flaw> {
         let int_bytes = self.int_bytes;
         let mut chunks = Chunks { source: &mut self.source, int_bytes, left: 0, ended: false };
         let read = match compression {
@@ -417,13 +424,13 @@ impl<R: BufRead> Reader<R> {
             Compression::Zlib => {
                 let mut encoded = BufReader::with_capacity(WINDOW, &mut chunks);
                 let mut decoded = BufReader::with_capacity(WINDOW, ZlibDecoder::new(&mut encoded));
-                drain(&mut decoded, &mut each).and_then(|()| drop_rest(&mut encoded))
+                drain(&mut decoded, text).and_then(|()| drop_rest(&mut encoded))
             }
             Compression::Zstd => {
                 let encoded = BufReader::with_capacity(WINDOW, &mut chunks);
                 zstd::stream::read::Decoder::with_buffer(encoded).and_then(|mut decoder| {
                     decoder.window_log_max(crate::decode::WINDOW_LOG)?;
-                    drain(&mut BufReader::with_capacity(WINDOW, decoder), &mut each)
+                    drain(&mut BufReader::with_capacity(WINDOW, decoder), text)
                 })
             }
         };
@@ -453,6 +460,10 @@ impl<R: BufRead> Reader<R> {
     }
 }
 
+fn lines(text: &[u8]) -> u64 {
+    memchr::memchr_iter(b'\n', text).count() as u64
+}
+
 /// The first chunk in a window that holds all of it: how much it takes with the length before it, and its bytes.
 fn whole_chunk(window: &[u8], int_bytes: u8) -> Option<(usize, &[u8])> {
     let (negative, rest) = window.split_first()?;
@@ -475,13 +486,13 @@ fn failed<R: Read>(chunks: &Chunks<'_, R>, error: std::io::Error, label: &str) -
     chunks.source.failed(error, label)
 }
 
-fn drain(stream: &mut impl BufRead, each: &mut impl FnMut(&[u8])) -> std::io::Result<()> {
+fn drain(stream: &mut impl BufRead, text: &mut CopyText) -> std::io::Result<()> {
     loop {
         let window = stream.fill_buf()?;
         if window.is_empty() {
             return Ok(());
         }
-        each(window);
+        text.take(window);
         let count = window.len();
         stream.consume(count);
     }
@@ -563,25 +574,20 @@ mod tests {
 
     #[test]
     fn chunks_are_the_same_however_they_fall_into_the_window() {
-        let long = vec![b'x'; 300];
-        let pieces: [&[u8]; 6] = [b"1\tone\n", b"2\ttwo\n", &long, b"\n", b"\\.\n", b"\n\n"];
+        // Lengths of 10 and of 266 bytes look like ends of lines.
+        let long = vec![b'x'; 266];
+        let pieces: [&[u8]; 7] = [b"1\tone\n", b"2\ttwo\n", b"3\t1234567\n", &long, b"\n", b"\\.\n", b"\n\n"];
         let (block, text) = (block(&pieces), pieces.concat());
-        for window in [1, 2, 5, 6, 7, 11, 64, 305, 306, 4096] {
+        for window in [1, 2, 5, 6, 7, 11, 64, 271, 272, 4096] {
             let more = [&block[..], b"more"].concat();
             let mut reader = reader(&more, window);
-            let (mut seen, mut copied) = (Vec::new(), CopyText::default());
-            reader
-                .block(None, "a table", |piece| {
-                    seen.extend_from_slice(piece);
-                    copied.take(piece);
-                })
-                .unwrap();
-            assert!(seen == text, "window {window}");
-            assert_eq!((copied.bytes, copied.rows()), (text.len() as u64, Some(3)), "window {window}");
+            let mut copied = CopyText::default();
+            reader.block(None, "a table", &mut copied).unwrap();
+            assert_eq!((copied.bytes, copied.rows()), (text.len() as u64, Some(4)), "window {window}");
             assert_eq!(reader.source.at(), block.len() as u64, "window {window}");
         }
         for cut in 0..block.len() {
-            let flaw = reader(&block[..cut], 64).block(None, "a table", |_| {}).unwrap_err();
+            let flaw = reader(&block[..cut], 64).block(None, "a table", &mut CopyText::default()).unwrap_err();
             assert!(matches!(&flaw, Flaw::Truncated { at, .. } if *at == cut as u64), "cut to {cut}: {flaw}");
         }
     }
@@ -590,7 +596,7 @@ mod tests {
     fn a_chunk_of_negative_length_is_named_and_a_text_without_its_end_has_no_rows() {
         let mut negative = block(&[b"1\n"]);
         negative[0] = 1;
-        let flaw = reader(&negative, 64).block(None, "a table", |_| {}).unwrap_err();
+        let flaw = reader(&negative, 64).block(None, "a table", &mut CopyText::default()).unwrap_err();
         assert!(flaw.to_string().contains("a chunk of -2 bytes in a table"), "{flaw}");
         let mut text = CopyText::default();
         b"1\n\\.\n\n".chunks(1).for_each(|piece| text.take(piece));

@@ -11,7 +11,7 @@ const MOST_PARTS: u64 = 10_000;
 const BEFORE_DOUBLING: u64 = 2_500;
 
 /// Parts in memory at once.
-pub(crate) const IN_MEMORY: u64 = 6;
+pub(crate) const IN_MEMORY: u64 = 5;
 
 /// Lengths of parts by number.
 ///
@@ -76,11 +76,11 @@ mod tests {
     #[test]
     fn memory_follows_from_the_longest_part_that_is_reached() {
         // (about, stored, MiB)
-        let situations = [(0, 0, 30), (0, 20 * GIB, 60), (200 * GIB, 20 * GIB, 66), (200 * GIB, 100 * GIB, 264)];
+        let situations = [(0, 0, 25), (0, 20 * GIB, 50), (200 * GIB, 20 * GIB, 55), (200 * GIB, 100 * GIB, 220)];
         for (about, stored, mib) in situations {
             assert_eq!(Parts::for_about(about).memory_bytes(stored), mib * 1024 * 1024, "{about} {stored}");
         }
-        assert_eq!(Parts::for_about(0).memory_bytes(u64::MAX), 240 * 1024 * 1024, "parts do not grow without end");
+        assert_eq!(Parts::for_about(0).memory_bytes(u64::MAX), 200 * 1024 * 1024, "parts do not grow without end");
     }
 
     #[test]

@@ -17,7 +17,7 @@ use sha2::{Digest, Sha256};
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
 /// Pieces that may wait to be read. S3 sends them in some tens of KiB.
-const AHEAD: usize = 16;
+const AHEAD: usize = 8;
 /// How often in a row a body may break off without a byte more before it is given up. Each attempt goes on where the last
 /// one ended: an object of 80 GB is not read again for one lost connection.
 const ATTEMPTS: u32 = 4;

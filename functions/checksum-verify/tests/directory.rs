@@ -232,7 +232,8 @@ async fn a_directory_is_dumped_by_several_processes_proven_and_restored() {
     assert_eq!((proof.rung, proof.findings.as_slice()), (Some(Rung::Structure), &[][..]));
 
     // What no digest of a file sees: one that is named and not there, and other rows than the snapshot had.
-    let is_wide = |content: &Content| matches!(content, Content::DumpData { table: Some(table), .. } if table == "public.wide");
+    let is_wide =
+        |content: &Content| matches!(content, Content::DumpData { table: Some(table), .. } if table == "public.wide");
     let mut lacking = manifest.clone();
     lacking.artifacts.retain(|artifact| !is_wide(&artifact.content));
     let mut more = manifest.clone();
