@@ -1,13 +1,19 @@
 //! Plain bytes in, parts out, on a thread of its own; every byte is looked at once per digest.
 
-use std::io::{self, Read, Write};
+use std::{
+    io::{self, Read, Write},
+    sync::Arc,
+};
 
 use aws_lc_rs::digest::{Context, SHA256};
 use base64::prelude::*;
 use bytes::Bytes;
 use crc_fast::{CrcAlgorithm, Digest};
 use recovery::backup::{Encoding, Sha256Hex};
-use tokio::sync::mpsc;
+use tokio::{
+    runtime::Handle,
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+};
 
 use crate::parts::Parts;
 
@@ -48,6 +54,15 @@ pub(crate) struct Part {
     pub(crate) number: u32,
     pub(crate) bytes: Bytes,
     pub(crate) crc64nvme: String,
+    /// Held until it has arrived.
+    pub(crate) permit: OwnedSemaphorePermit,
+}
+
+/// Where parts go, as many at once as there are permits.
+pub(crate) struct Outbox {
+    pub(crate) to: mpsc::Sender<Part>,
+    pub(crate) permits: Arc<Semaphore>,
+    pub(crate) runtime: Handle,
 }
 
 /// How the plain bytes begin and end.
@@ -97,9 +112,9 @@ pub(crate) fn encode(
     mut plain: Box<dyn Read + Send>,
     encoding: Encoding,
     parts: Parts,
-    to: mpsc::Sender<Part>,
+    outbox: Outbox,
 ) -> Result<Encoded, Stopped> {
-    let mut codec = Codec::new(encoding, Cutter::new(parts, to));
+    let mut codec = Codec::new(encoding, Cutter::new(parts, outbox));
     let mut digest = Context::new(&SHA256);
     let mut crc = Digest::new(CrcAlgorithm::Crc64Nvme);
     let mut ends = Ends::default();
@@ -189,7 +204,7 @@ impl Codec {
 /// Cuts the stored bytes into parts and digests them on the way.
 struct Cutter {
     parts: Parts,
-    to: mpsc::Sender<Part>,
+    outbox: Outbox,
     number: u32,
     filling: Vec<u8>,
     sha256: Context,
@@ -199,10 +214,10 @@ struct Cutter {
 }
 
 impl Cutter {
-    fn new(parts: Parts, to: mpsc::Sender<Part>) -> Cutter {
+    fn new(parts: Parts, outbox: Outbox) -> Cutter {
         Cutter {
             parts,
-            to,
+            outbox,
             number: 1,
             filling: Vec::new(),
             sha256: Context::new(&SHA256),
@@ -221,9 +236,12 @@ impl Cutter {
         self.sha256.update(&bytes);
         self.crc.update(&bytes);
         self.bytes += bytes.len() as u64;
-        let part = Part { number: self.number, crc64nvme: crc64nvme(&bytes), bytes: bytes.into() };
+        let crc64nvme = crc64nvme(&bytes);
+        let closed = || io::Error::from(io::ErrorKind::BrokenPipe);
+        let permit = self.outbox.runtime.block_on(Arc::clone(&self.outbox.permits).acquire_owned());
+        let part = Part { number: self.number, crc64nvme, bytes: bytes.into(), permit: permit.map_err(|_| closed())? };
         self.number += 1;
-        self.to.blocking_send(part).map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))
+        self.outbox.to.blocking_send(part).map_err(|_| closed())
     }
 
     /// The last part, even if it is empty and the only one.

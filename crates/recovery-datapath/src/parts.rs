@@ -11,7 +11,7 @@ const MOST_PARTS: u64 = 10_000;
 const BEFORE_DOUBLING: u64 = 2_500;
 
 /// Parts in memory at once.
-pub(crate) const IN_MEMORY: u64 = 5;
+pub(crate) const IN_MEMORY: u64 = 4;
 
 /// Lengths of parts by number.
 ///
@@ -37,8 +37,8 @@ impl Parts {
         (1..=MOST_PARTS).contains(&number).then(|| self.first << ((number - 1) / BEFORE_DOUBLING))
     }
 
-    /// Memory that the parts of one upload take at most while an object of this length is written: those on their way, one
-    /// that is filled and one that waits.
+    /// Memory that the parts of one upload take at most while an object of this length is written: those on their way and
+    /// one that is filled.
     pub fn memory_bytes(self, stored_bytes: u64) -> u64 {
         let mut longest = self.first;
         let mut fits = longest * BEFORE_DOUBLING;
@@ -76,11 +76,11 @@ mod tests {
     #[test]
     fn memory_follows_from_the_longest_part_that_is_reached() {
         // (about, stored, MiB)
-        let situations = [(0, 0, 25), (0, 20 * GIB, 50), (200 * GIB, 20 * GIB, 55), (200 * GIB, 100 * GIB, 220)];
+        let situations = [(0, 0, 20), (0, 20 * GIB, 40), (200 * GIB, 20 * GIB, 44), (200 * GIB, 100 * GIB, 176)];
         for (about, stored, mib) in situations {
             assert_eq!(Parts::for_about(about).memory_bytes(stored), mib * 1024 * 1024, "{about} {stored}");
         }
-        assert_eq!(Parts::for_about(0).memory_bytes(u64::MAX), 200 * 1024 * 1024, "parts do not grow without end");
+        assert_eq!(Parts::for_about(0).memory_bytes(u64::MAX), 160 * 1024 * 1024, "parts do not grow without end");
     }
 
     #[test]

@@ -7,18 +7,22 @@ use recovery::{
     fault::chain,
     store::StoreError,
 };
-use tokio::{sync::mpsc, task::JoinSet};
+use tokio::{
+    runtime::Handle,
+    sync::{Semaphore, mpsc},
+    task::JoinSet,
+};
 use tracing::warn;
 
 use crate::{
-    encode::{Encoded, Ends, Part, Stopped, encode},
+    encode::{Encoded, Ends, Outbox, Part, Stopped, encode},
     error::DatapathError,
     parts::{IN_MEMORY, Parts},
     produce::{Outcome, Produced, ProducerError},
 };
 
-/// Parts on their way at once; one is being filled and one waits beside them.
-const IN_FLIGHT: usize = IN_MEMORY as usize - 2;
+/// Parts on their way at once; one is being filled beside them.
+const IN_FLIGHT: usize = IN_MEMORY as usize - 1;
 
 /// How often an upload that should be gone is looked at: a part that was on its way may arrive after the abort.
 const ABORTS: u32 = 3;
@@ -100,9 +104,10 @@ impl Sending<'_> {
     async fn run(&self, produced: Produced) -> Result<Stored, DatapathError> {
         let Produced { bytes, mut outcome, may_be_empty, .. } = produced;
         let there = self.bucket.parts(self.key, self.upload).await.map_err(|source| self.failed(source))?;
-        let (to, from) = mpsc::channel(1);
+        let (to, from) = mpsc::channel(IN_FLIGHT);
+        let outbox = Outbox { to, permits: Arc::new(Semaphore::new(IN_FLIGHT)), runtime: Handle::current() };
         let (encoding, parts) = (self.options.encoding, self.options.parts);
-        let encoder = tokio::task::spawn_blocking(move || encode(bytes, encoding, parts, to));
+        let encoder = tokio::task::spawn_blocking(move || encode(bytes, encoding, parts, outbox));
         let sent = self.send(from, there.unwrap_or_default()).await?;
         let encoded = encoder.await.unwrap_or(Err(Stopped::Closed));
         let encoded = self.judge(encoded, &mut outcome, may_be_empty).await?;
@@ -132,9 +137,6 @@ impl Sending<'_> {
     ) -> Result<BTreeMap<u32, Written>, DatapathError> {
         let mut sent = BTreeMap::new();
         loop {
-            while on_their_way.len() >= IN_FLIGHT {
-                self.arrived(on_their_way.join_next().await, &mut sent)?;
-            }
             let part: Part = tokio::select! {
                 part = from.recv() => match part {
                     Some(part) => part,
@@ -155,8 +157,10 @@ impl Sending<'_> {
             }
             let (bucket, key, upload) = (Arc::clone(self.bucket), self.key.to_owned(), self.upload.to_owned());
             on_their_way.spawn(async move {
-                let Part { number, bytes, crc64nvme } = part;
-                (number, bucket.put_part(&key, &upload, number, bytes, &crc64nvme).await)
+                let Part { number, bytes, crc64nvme, permit } = part;
+                let put = bucket.put_part(&key, &upload, number, bytes, &crc64nvme).await;
+                drop(permit);
+                (number, put)
             });
         }
         while let Some(arrived) = on_their_way.join_next().await {
