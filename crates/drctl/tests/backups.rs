@@ -24,7 +24,8 @@ async fn run(world: &World, folder: &TempDir, machine: &str, name: &str, event: 
     let file = folder.path().join(format!("{name}.json"));
     std::fs::write(&file, event.to_string()).unwrap();
     let arguments = ["run", machine, "--name", name, "--event", file.to_str().unwrap()];
-    world.child(&arguments).output().await.unwrap()
+    let runs = world.folder(name).with_file_name("");
+    world.child(&arguments).arg("--runs-dir").arg(runs).output().await.unwrap()
 }
 
 async fn backups(world: &World) -> (Option<i32>, Value) {

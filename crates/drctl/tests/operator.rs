@@ -162,7 +162,7 @@ async fn another_machine_takes_a_run_up_and_only_one_of_them_does() {
     let elsewhere = TempDir::new().unwrap();
     let listed = command(&world, elsewhere.path(), &["status"]).output().await.unwrap();
     let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
-    let row = listed.lines().find(|line| line.starts_with("moved")).unwrap_or_else(|| panic!("{listed}"));
+    let row = listed.lines().find(|line| line.trim_start().starts_with("moved ")).unwrap_or_else(|| panic!("{listed}"));
     assert!(row.contains("succeeded, by") && row.contains("regional-failover"), "{row}");
 
     // The laptop comes back, learns how it ended, and does nothing.

@@ -81,9 +81,9 @@ mod tests {
         let backup: BackupId = "logical/sparc-prod/20261126T020000Z".parse().unwrap();
         let situations = [
             (GB, 17, "320Mi", 3600),
-            (100 * GB, 1_667, "576Mi", 6668),
-            (1_000 * GB, 16_667, "2752Mi", 66_668),
-            (5_000 * GB, 83_334, "12480Mi", 72_000),
+            (100 * GB, 1_667, "448Mi", 6668),
+            (1_000 * GB, 16_667, "1920Mi", 66_668),
+            (5_000 * GB, 83_334, "8448Mi", 72_000),
         ];
         for (size, expected, memory, deadline) in situations {
             let job = job(&backup, "nightly-1", size, expected, &plan, "PEM");
