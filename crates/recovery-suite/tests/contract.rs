@@ -120,6 +120,9 @@ fn the_job_that_a_machine_makes_is_the_one_that_the_plan_and_the_program_mean() 
     let container = &pod["containers"][0];
     assert_eq!(container["args"], json!(["{% $states.input.backup %}", "{% $run.id %}"]));
     assert_eq!(pod["volumes"][0]["configMap"]["name"], JOB_CONFIG);
+    // Its own file system is read-only, and a dump in the directory format passes through a folder.
+    assert_eq!(pod["volumes"][1], json!({ "name": "scratch", "emptyDir": {} }));
+    assert_eq!(container["volumeMounts"][1], json!({ "name": "scratch", "mountPath": "/tmp" }));
     let at = container["volumeMounts"][0]["mountPath"].as_str().unwrap();
     assert_eq!(container["env"], json!([{"name": "RECOVERY_PLAN", "value": format!("{at}/{JOB_PLAN}")}]));
     // Nothing but the plan's place is told by the environment, and no secret by anything.

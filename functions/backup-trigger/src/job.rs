@@ -18,6 +18,9 @@ const PATIENCE: u64 = 4;
 /// For the program itself, `pg_dump` and what the parts do not count.
 const BASE_BYTES: u64 = 256 * 1024 * 1024;
 
+/// Files of a dump in the directory format that are on their way at once for each of its processes; each has its own parts.
+const UPLOADS_OF_A_PROCESS: u64 = 4;
+
 /// The Job of a backup of this size that a run has planned. `authority` is that of the cluster which runs it, PEM.
 pub(crate) fn job(
     backup: &BackupId,
@@ -37,7 +40,7 @@ pub(crate) fn job(
         namespace: settings.namespace.clone(),
         image: settings.image.clone(),
         service_account: settings.service_account.clone(),
-        memory: memory(size_bytes),
+        memory: memory(size_bytes, uploads(backup, plan)),
         deadline_seconds: expected_seconds.saturating_mul(PATIENCE).clamp(SHORTEST_SECONDS, LONGEST_SECONDS),
         files: JobFile::of_plan(plan),
     }
@@ -51,15 +54,24 @@ fn name(backup: &BackupId, run: &str) -> String {
     format!("backup-{}-{due}-{}", backup.kind, &digest.as_str()[..10])
 }
 
+/// How many objects are written at once.
+fn uploads(backup: &BackupId, plan: &Plan) -> u64 {
+    let directory = plan.backups.policy(backup.kind).and_then(|policy| policy.directory);
+    directory.map_or(1, |format| u64::from(format.jobs) * UPLOADS_OF_A_PROCESS)
+}
+
 /// A dump may come to twice its database, which chooses the length of parts, and seldom to more than its database once it
-/// is compressed, which chooses how many of the longer ones are reached.
-fn memory(size_bytes: u64) -> String {
-    let parts = Parts::for_about(size_bytes.saturating_mul(2)).memory_bytes(size_bytes);
+/// is compressed, which chooses how many of the longer ones are reached. Of several uploads one may have nearly everything.
+fn memory(size_bytes: u64, uploads: u64) -> String {
+    let of_one = |stored: u64| Parts::for_about(stored.saturating_mul(2)).memory_bytes(stored);
+    let parts = of_one(size_bytes) + (uploads - 1) * of_one(size_bytes / uploads);
     format!("{}Mi", (BASE_BYTES + parts).div_ceil(64 * 1024 * 1024) * 64)
 }
 
 #[cfg(test)]
 mod tests {
+    use recovery::backup::DirectoryFormat;
+
     use super::*;
 
     const GB: u64 = 1_000_000_000;
@@ -91,5 +103,10 @@ mod tests {
             assert_eq!(job.endpoint, "https://kubernetes.us-west-2.sparc.com");
             assert_eq!(job.certificate_authority, "UEVN");
         }
+        let mut several = plan.clone();
+        let logical = several.backups.policies.iter_mut().find(|policy| policy.kind == backup.kind).unwrap();
+        logical.directory = Some(DirectoryFormat { jobs: 4, scratch_bytes: 256 << 20 });
+        let job = job(&backup, "nightly-1", 100 * GB, 1_667, &several, "PEM");
+        assert_eq!(job.memory, "768Mi", "each of sixteen uploads has its parts");
     }
 }
