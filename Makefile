@@ -5,7 +5,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 DRILL ?=
 
-.PHONY: help drill test deploy-test setup setup-tests lint
+.PHONY: help drill test deploy-test setup setup-tests setup-deploy-tests lint
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -16,8 +16,8 @@ drill: setup ## A regional failover on this machine, with a report (DRILL="--gra
 test: setup-tests lint ## Format, lints, and every test on real parts
 	cargo nextest run --workspace --locked
 
-deploy-test: setup-tests ## The templates: built by SAM, scanned, deployed into an emulated AWS; a region lost and recovered there
-	cargo nextest run --workspace --locked --run-ignored all -E 'binary(template) | binary(deployed) | binary(under_lambda) | binary(sam)'
+deploy-test: setup-deploy-tests ## The templates: built by SAM, scanned, deployed into an emulated AWS; a region lost and recovered there
+	cargo nextest run --workspace --locked --run-ignored all -E 'binary(template) | binary(deployed) | binary(under_lambda) | binary(sam) | binary(image)'
 
 lint:
 	cargo fmt --all --check
@@ -28,3 +28,6 @@ setup:
 
 setup-tests: setup
 	@lab/setup --tests
+
+setup-deploy-tests: setup-tests
+	@lab/setup --deploy-tests

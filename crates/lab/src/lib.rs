@@ -8,6 +8,7 @@
 //! - [`aws`]: ministack and moto in three regions, seeded as `plans/sparc.toml` describes the platform
 //! - [`rds`]: the RDS API acting on the real servers
 //! - [`backups`]: the pair or the clusters with the account that their backups go to, and nothing else
+//! - [`container`]: images of ours, run as the node of a cluster would
 //! - [`stack`]: `template.yaml` on that AWS, deployed by SAM with the functions' programs
 //! - [`services`], [`edge`], [`resolvers`]: health checks, Route 53's data plane as far as it answers, and resolvers that
 //!   keep its answers
@@ -29,6 +30,7 @@ mod xml;
 pub mod aws;
 pub mod backups;
 pub mod cache;
+pub mod container;
 pub mod edge;
 pub mod faults;
 pub mod kubernetes;

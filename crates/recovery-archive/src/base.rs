@@ -1,20 +1,25 @@
-//! `pg_basebackup --format=tar`, streamed with its `backup_manifest` at the end.
+//! `pg_basebackup --format=tar`, streamed with its `backup_manifest` at the end, and the archives of its tablespaces.
 //!
 //! What PostgreSQL says of each file in its manifest is compared with what came: name, size, CRC-32C. The log that the
 //! backup cannot start without is followed record by record, if it is in the archive (`--wal-method=fetch`); if it is not,
 //! [`Base::log`] is empty and the archive of the log has to have it. Of each file sixteen bytes of a digest of its name are
-//! kept beside size and checksum, so that a cluster of 200,000 files needs about 10 MiB.
+//! kept beside size and checksum, so that a cluster of 200,000 files needs about 10 MiB. Files of tablespaces come in archives of
+//! their own: what the manifest lists of one, and what is in its archive, have the same [`FileListing`] or differ.
 //! <https://www.postgresql.org/docs/current/backup-manifest-format.html>
 
 mod manifest;
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     io::{BufReader, Read},
 };
 
-use crc_fast::{CrcAlgorithm, Digest};
-use recovery::lsn::Lsn;
+use crc_fast::CrcAlgorithm;
+use recovery::{
+    backup::{FileListing, Sha256Hex},
+    lsn::Lsn,
+};
+use sha2::{Digest as _, Sha256};
 
 use crate::{
     Flaw,
@@ -28,6 +33,7 @@ const MANIFEST: &str = "backup_manifest";
 /// <https://www.postgresql.org/docs/current/app-pgverifybackup.html>
 const NOT_LISTED: [&str; 4] = [MANIFEST, "postgresql.auto.conf", "recovery.signal", "standby.signal"];
 const LOG: &str = "pg_wal/";
+const TABLESPACES: &str = "pg_tblspc/";
 /// How much is read at once.
 const WINDOW: usize = 64 * 1024;
 /// The most that is kept of `backup_label`.
@@ -40,10 +46,12 @@ pub struct Base {
     pub system_identifier: u64,
     /// The log that it needs, as PostgreSQL's manifest has it.
     pub ranges: Vec<Range>,
-    /// Files of the manifest, all of which came with the size that it gives.
+    /// Files of the manifest; those outside of tablespaces came with the size that it gives.
     pub files: u64,
     /// Those of them whose checksum is of another kind than CRC-32C and was not compared.
     pub unchecked: u64,
+    /// Files of the manifest that are in the archives of tablespaces.
+    pub tablespaces: BTreeMap<u32, FileListing>,
     /// The log in the archive; `None` if there is none.
     pub log: Option<Followed>,
     /// Bytes of the archive.
@@ -74,11 +82,58 @@ struct Files(HashMap<[u8; 16], Came>);
 
 impl Files {
     fn key(path: &str) -> [u8; 16] {
-        use sha2::Digest as _;
         let mut key = [0; 16];
-        key.copy_from_slice(&sha2::Sha256::digest(path.as_bytes())[..16]);
+        key.copy_from_slice(&Sha256::digest(path.as_bytes())[..16]);
         key
     }
+}
+
+/// A [`FileListing`] that is being taken.
+#[derive(Default)]
+struct Listing {
+    files: u64,
+    digest: Sha256,
+}
+
+impl Listing {
+    fn add(&mut self, path: &str, came: Came) {
+        self.files += 1;
+        self.digest.update(format!("{path}\0{}\0{:08x}\n", came.size, came.checksum));
+    }
+
+    fn end(self) -> FileListing {
+        FileListing { files: self.files, sha256: Sha256Hex::of(&self.digest.finalize().into()) }
+    }
+}
+
+/// Which tablespace a file of the cluster lies in.
+fn tablespace_of(path: &str) -> Option<u32> {
+    path.strip_prefix(TABLESPACES)?.split_once('/')?.0.parse().ok()
+}
+
+/// What a `backup_manifest` lists of a tablespace; of one that was made and not used, nothing.
+///
+/// # Errors
+/// It is none.
+pub fn listing(manifest: &[u8], oid: u32) -> Result<FileListing, Flaw> {
+    let malformed = |error| Flaw::Malformed { at: 0, what: format!("`{MANIFEST}`: {error}") };
+    let mut listings = manifest::listings(manifest).map_err(malformed)?;
+    Ok(listings.remove(&oid).unwrap_or_else(|| Listing::default().end()))
+}
+
+/// Reads the archive of a tablespace to its end.
+///
+/// # Errors
+/// It ends early, or is none.
+pub fn tablespace(stream: impl Read, oid: u32) -> Result<FileListing, Flaw> {
+    let (mut tar, mut listing) = (Tar::new(stream), Listing::default());
+    while let Some(member) = tar.next_member()? {
+        if member.kind == Kind::File {
+            let came = came(&mut tar, member.size, 0, &mut Vec::new())?;
+            listing.add(&format!("{TABLESPACES}{oid}/{}", member.path), came);
+        }
+    }
+    Ok(listing.end())
 }
 
 /// Reads a base backup to its end.
@@ -150,6 +205,7 @@ pub fn read(stream: impl Read) -> Result<Base, Flaw> {
         ranges: manifest.ranges,
         files: manifest.files,
         unchecked: manifest.unchecked,
+        tablespaces: manifest.tablespaces,
         log: log.map(|(followed, _)| followed),
         bytes: tar.at(),
     })
@@ -157,7 +213,7 @@ pub fn read(stream: impl Read) -> Result<Base, Flaw> {
 
 /// Reads the body of a member, and keeps its beginning.
 fn came<R: Read>(tar: &mut Tar<R>, size: u64, keep: u64, kept: &mut Vec<u8>) -> Result<Came, Flaw> {
-    let mut digest = Digest::new(CrcAlgorithm::Crc32Iscsi);
+    let mut digest = crc_fast::Digest::new(CrcAlgorithm::Crc32Iscsi);
     let mut window = vec![0; WINDOW];
     loop {
         let count = tar.read_body(&mut window)?;

@@ -2,20 +2,31 @@
 
 use std::{
     fs::File,
-    io::{self, Cursor, Read},
+    io::{self, BufRead, BufReader, Cursor, Read},
+    pin::Pin,
     process::Stdio,
 };
 
+use bytes::{Buf, Bytes};
+use futures::{
+    Stream, StreamExt,
+    future::{Either, select},
+};
 use nix::fcntl::{FcntlArg, fcntl};
 use recovery::fault::{Classified, Fault};
 use tokio::{
     io::{AsyncRead, AsyncReadExt},
     process::Command,
+    runtime::Handle,
+    sync::oneshot,
     task::{AbortHandle, JoinHandle},
 };
 
 /// Capacity asked of the pipe from a program: with the usual 64 KiB both sides wake each other all the time.
 const PIPE_BYTES: i32 = 1024 * 1024;
+
+/// One read from a program.
+const READ_BYTES: usize = 256 * 1024;
 
 /// How much of what a program says on standard error is kept: its end.
 const SAID_BYTES: usize = 4096;
@@ -23,7 +34,7 @@ const SAID_BYTES: usize = 4096;
 /// Plain bytes, and the word of whoever writes them on whether they are all.
 pub struct Produced {
     pub(crate) what: String,
-    pub(crate) bytes: Box<dyn Read + Send>,
+    pub(crate) bytes: Box<dyn BufRead + Send>,
     pub(crate) outcome: Outcome,
     /// Whether nothing at all may be all that there is.
     pub(crate) may_be_empty: bool,
@@ -43,6 +54,8 @@ impl Outcome {
         (&mut self.0).await.unwrap_or_else(|ended| Err(ProducerError::Other(Box::new(ended))))
     }
 }
+
+type Boxed = Box<dyn std::error::Error + Send + Sync>;
 
 /// The writer of the plain bytes did not succeed.
 #[derive(Debug, thiserror::Error)]
@@ -130,7 +143,8 @@ impl Produced {
             let status = child.wait().await.map_err(ProducerError::Read)?;
             if status.success() { Ok(()) } else { Err(ProducerError::Status { status: status.to_string(), said }) }
         });
-        Ok(Produced { what: what.to_owned(), bytes: Box::new(stdout), outcome: Outcome(outcome), may_be_empty: false })
+        let bytes = Box::new(BufReader::with_capacity(READ_BYTES, stdout));
+        Ok(Produced { what: what.to_owned(), bytes, outcome: Outcome(outcome), may_be_empty: false })
     }
 
     /// Ends the writer before its time: what it wrote is not stored, and of what was stored no part is left. To drop the whole
@@ -148,32 +162,89 @@ impl Produced {
     /// Bytes that somebody writes where they can be read; reading fails if not all of them come. None may be all of them.
     pub fn by_reader(what: &str, bytes: Box<dyn Read + Send>) -> Produced {
         let outcome = Outcome(tokio::spawn(async { Ok(()) }));
+        let bytes = Box::new(BufReader::with_capacity(READ_BYTES, bytes));
         Produced { what: what.to_owned(), bytes, outcome, may_be_empty: true }
+    }
+
+    /// Pieces that come from elsewhere, taken on the thread that encodes them: nothing is copied and nobody wakes anybody.
+    /// They are all if the stream ends without an error.
+    pub fn by_stream(what: &str, pieces: impl Stream<Item = Result<Bytes, Boxed>> + Send + 'static) -> Produced {
+        let (verdict, said) = oneshot::channel();
+        let outcome = Outcome(tokio::spawn(async move {
+            said.await.unwrap_or_else(|gone| Err(Box::new(gone) as Boxed)).map_err(ProducerError::Other)
+        }));
+        let handle = Handle::current();
+        let bytes = Pieces { handle, pieces: Box::pin(pieces), piece: Bytes::new(), verdict: Some(verdict) };
+        Produced { what: what.to_owned(), bytes: Box::new(bytes), outcome, may_be_empty: false }
     }
 
     /// Bytes that a task writes into a pipe of bounded capacity; what the task returns decides.
     pub fn by_task<F, Fut>(what: &str, task: F) -> Produced
     where
         F: FnOnce(tokio::io::DuplexStream) -> Fut,
-        Fut: Future<Output = Result<(), Box<dyn std::error::Error + Send + Sync>>> + Send + 'static,
+        Fut: Future<Output = Result<(), Boxed>> + Send + 'static,
     {
         let (ours, theirs) = tokio::io::duplex(256 * 1024);
         let writing = task(theirs);
         let outcome = Outcome(tokio::spawn(async move { writing.await.map_err(ProducerError::Other) }));
-        let bytes = Bridge { handle: tokio::runtime::Handle::current(), stream: ours };
+        let bytes = BufReader::with_capacity(READ_BYTES, Bridge { handle: Handle::current(), stream: ours });
         Produced { what: what.to_owned(), bytes: Box::new(bytes), outcome, may_be_empty: false }
     }
 }
 
 /// Reads an asynchronous stream on the encoder's own thread.
 struct Bridge {
-    handle: tokio::runtime::Handle,
+    handle: Handle,
     stream: tokio::io::DuplexStream,
 }
 
 impl Read for Bridge {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         self.handle.block_on(self.stream.read(buffer))
+    }
+}
+
+/// Takes pieces on the encoder's own thread, until their stream or whoever waits for the verdict ends.
+struct Pieces {
+    handle: Handle,
+    pieces: Pin<Box<dyn Stream<Item = Result<Bytes, Boxed>> + Send>>,
+    piece: Bytes,
+    verdict: Option<oneshot::Sender<Result<(), Boxed>>>,
+}
+
+impl BufRead for Pieces {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        while self.piece.is_empty() {
+            let Some(mut verdict) = self.verdict.take() else { break };
+            // What has been taken is given back, so that its memory holds what comes next.
+            self.piece = Bytes::new();
+            let next = {
+                let stopped = std::pin::pin!(verdict.closed());
+                match self.handle.block_on(select(self.pieces.next(), stopped)) {
+                    Either::Left((next, _)) => next,
+                    Either::Right(_) => break,
+                }
+            };
+            match next {
+                Some(Ok(piece)) => (self.piece, self.verdict) = (piece, Some(verdict)),
+                // Whoever has gone does not want to know.
+                None => drop(verdict.send(Ok(()))),
+                Some(Err(error)) => drop(verdict.send(Err(error))),
+            }
+        }
+        Ok(&self.piece)
+    }
+
+    fn consume(&mut self, length: usize) {
+        self.piece.advance(length);
+    }
+}
+
+impl Read for Pieces {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let length = self.fill_buf()?.len().min(buffer.len());
+        self.piece.copy_to_slice(&mut buffer[..length]);
+        Ok(length)
     }
 }
 

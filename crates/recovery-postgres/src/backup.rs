@@ -1,10 +1,11 @@
 //! Backups of a PostgreSQL cluster by its own tools, streamed.
 //!
 //! [`Logical`] is `pg_dump` of each database over an exported snapshot, with the rows of its tables counted in the same
-//! snapshot, and the globals. [`Physical`] is `pg_basebackup` with its manifest. Neither touches a disk of ours, but for the
-//! directory format of `pg_dump`, which passes through a bounded scratch folder; the password reaches the tools through a file that has no name (`memfd_create`), so it is in no argument, no environment and
-//! on no disk.
+//! snapshot, and the globals. [`Physical`] is what `pg_basebackup` asks for, asked for by ourselves. Neither touches a disk of
+//! ours, but for the directory format of `pg_dump`, which passes through a bounded scratch folder; the password reaches the
+//! tools through a file that has no name (`memfd_create`), so it is in no argument, no environment and on no disk.
 
+mod base_backup;
 mod directory;
 mod logical;
 mod passfile;

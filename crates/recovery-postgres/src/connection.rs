@@ -100,11 +100,16 @@ impl Door {
 
 /// What an error of PostgreSQL means to whoever asked `server`.
 pub(crate) fn classify(server: &str, doing: &'static str, error: tokio_postgres::Error) -> DatabaseError {
-    let server = server.to_owned();
-    let Some(code) = error.code().cloned() else {
+    match error.code().cloned() {
+        Some(code) => classify_code(server, doing, &code, innermost(error)),
         // No SQLSTATE: the socket, TLS, or the protocol under them.
-        return DatabaseError::Unreachable { server, source: innermost(error) };
-    };
+        None => DatabaseError::Unreachable { server: server.to_owned(), source: innermost(error) },
+    }
+}
+
+/// What a SQLSTATE means to whoever asked `server`.
+pub(crate) fn classify_code(server: &str, doing: &'static str, code: &SqlState, source: Boxed) -> DatabaseError {
+    let server = server.to_owned();
     let denied =
         [SqlState::INVALID_PASSWORD, SqlState::INVALID_AUTHORIZATION_SPECIFICATION, SqlState::INSUFFICIENT_PRIVILEGE];
     let away = [
@@ -114,12 +119,12 @@ pub(crate) fn classify(server: &str, doing: &'static str, error: tokio_postgres:
         SqlState::TOO_MANY_CONNECTIONS,
         SqlState::CONNECTION_FAILURE,
     ];
-    if denied.contains(&code) {
-        DatabaseError::Denied { server, source: innermost(error) }
-    } else if away.contains(&code) {
-        DatabaseError::Unreachable { server, source: innermost(error) }
+    if denied.contains(code) {
+        DatabaseError::Denied { server, source }
+    } else if away.contains(code) {
+        DatabaseError::Unreachable { server, source }
     } else {
-        DatabaseError::Failed { server, doing, source: innermost(error) }
+        DatabaseError::Failed { server, doing, source }
     }
 }
 

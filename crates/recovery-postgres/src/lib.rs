@@ -5,6 +5,7 @@
 
 mod backup;
 mod connection;
+mod replication;
 mod server;
 mod tls;
 

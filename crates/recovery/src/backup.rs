@@ -31,8 +31,8 @@ pub use log::{
     log_reach_key,
 };
 pub use manifest::{
-    Artifact, BackupManifest, Content, DatabaseFacts, DumpFormat, Encoding, MANIFEST_VERSION, ManifestProblem, Phase,
-    PlainDigest, Protection, Receipt, Sha256Hex, SnapshotCopy, Source, TableFacts, Tool,
+    Artifact, BackupManifest, Content, DatabaseFacts, DumpFormat, Encoding, FileListing, MANIFEST_VERSION,
+    ManifestProblem, Phase, PlainDigest, Protection, Receipt, Sha256Hex, SnapshotCopy, Source, TableFacts, Tool,
 };
 pub use parts::{Keeping, PartStore, Written};
 pub use policy::{Backups, DatabaseBackup, DirectoryFormat, JobSettings, Lock, Policy, Taken};
@@ -50,7 +50,7 @@ pub enum Kind {
     Snapshot,
     /// `pg_dump` of each database of a cluster, and its globals.
     Logical,
-    /// `pg_basebackup`, with its manifest.
+    /// A base backup of a cluster, with PostgreSQL's manifest of it.
     Physical,
     /// The write-ahead log up to a moment ago: as `drctl wal push` archives it, or as RDS keeps it.
     Wal,

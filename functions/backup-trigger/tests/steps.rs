@@ -16,7 +16,7 @@ use recovery::{
     backup::{BackupId, Content, Kind, Place, Source, Taken},
     fault::{Classified, Fault, chain},
 };
-use site::{id, platform};
+use site::{Platform, id, platform};
 use tempfile::TempDir;
 use tokio::process::Command;
 
@@ -164,34 +164,52 @@ async fn unpack(tar: &[u8], folder: &Path) {
     assert!(good, "{said}");
 }
 
+/// Takes a backup whose parts are held, ends the sessions that send it, and lets go: nothing may be published, and the
+/// next attempt gets through.
+async fn ended_midway(platform: &Platform, server: &Server, backup: &BackupId, key: &str, sessions: &str, says: &str) {
+    platform.desk().lay(Selector::request("PUT", key), Times::Always, Script::Hold);
+    let end = async {
+        platform.desk().wait_for_fired(1).await;
+        let sessions = format!("from pg_stat_activity where application_name = 'sparc-backup' and {sessions}");
+        // They send what they can get rid of and then wait for us.
+        while number(server, "sparc_prod", &format!("select count(pg_terminate_backend(pid)) {sessions}")).await == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        while number(server, "sparc_prod", &format!("select count(*) {sessions}")).await > 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        platform.desk().clear();
+    };
+    let (taken, ()) = tokio::join!(platform.take(backup, "nightly"), end);
+    let error = taken.unwrap_err();
+    assert_eq!(error.fault(), Fault::Transient, "{error:?}");
+    assert!(chain(&error).contains(says), "{}", chain(&error));
+    platform.assert_nothing_is_published(backup).await;
+    platform.take(backup, "nightly").await.unwrap();
+}
+
 #[tokio::test]
 async fn a_dump_whose_session_is_ended_is_not_published_and_the_next_attempt_is() {
     let platform = platform(Taken::Primary).await;
     // More than the pipe and all parts in flight hold, so that the dump cannot end before its session does.
     platform.site.pair.fill(96 * 1024 * 1024).await.unwrap();
-    let backup = id(Kind::Logical);
-    platform.site.account.desk.lay(Selector::request("PUT", "sparc_prod.dump.zst"), Times::Always, Script::Hold);
-    let end = async {
-        platform.site.account.desk.wait_for_fired(1).await;
-        let query =
-            "select count(pg_terminate_backend(pid)) from pg_stat_activity where application_name = 'sparc-backup'
-                       and query like 'COPY%'";
-        // It copies what it can get rid of and then waits for us.
-        while number(&platform.site.pair.primary, "sparc_prod", query).await == 0 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-        platform.site.account.desk.clear();
-    };
-    let request = async { platform.take(&backup, "nightly").await };
-    let (taken, ()) = tokio::join!(request, end);
-    let error = taken.unwrap_err();
-    assert_eq!(error.fault(), Fault::Transient, "{error:?}");
-    assert!(chain(&error).contains("the dump of `sparc_prod` failed"), "{}", chain(&error));
-    platform.assert_nothing_is_published(&backup).await;
-
-    platform.take(&backup, "nightly").await.unwrap();
+    let (backup, primary) = (id(Kind::Logical), &platform.site.pair.primary);
+    let says = "the dump of `sparc_prod` failed";
+    ended_midway(&platform, primary, &backup, "sparc_prod.dump.zst", "query like 'COPY%'", says).await;
     let (_, artifacts) = platform.published(&backup).await;
     assert_eq!(artifacts.len(), 5);
+}
+
+#[tokio::test]
+async fn a_base_backup_whose_connection_is_ended_is_not_published_and_the_next_attempt_is() {
+    let platform = platform(Taken::Standby).await;
+    platform.site.pair.fill(96 * 1024 * 1024).await.unwrap();
+    platform.site.pair.caught_up().await.unwrap();
+    let (backup, standby) = (id(Kind::Physical), &platform.site.pair.standby);
+    let says = "the base backup failed";
+    ended_midway(&platform, standby, &backup, "base.tar.zst", "backend_type = 'walsender'", says).await;
+    let (_, artifacts) = platform.published(&backup).await;
+    assert_eq!(artifacts.len(), 1);
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use std::{
 };
 
 use recovery::{
-    backup::{Artifact, BackupManifest, Content, DatabaseFacts, DumpFormat, Reason, Source, TableFacts},
+    backup::{Artifact, BackupManifest, Content, DatabaseFacts, DumpFormat, FileListing, Reason, Source, TableFacts},
     closure::Closure,
     cluster_state::{ExportError, VolumeSnapshot},
     fault::chain,
@@ -37,6 +37,8 @@ pub enum Facts {
     LargeObjects(Vec<String>),
     /// A base backup.
     Base(Box<Base>),
+    /// Files of a tablespace.
+    Tablespace(FileListing),
     /// SQL, complete to its last line.
     Sql,
     /// Resources of a cluster, by kind.
@@ -75,6 +77,7 @@ pub fn read(content: &Content, stream: &mut dyn Read) -> Result<Facts, Flaw> {
         Content::DumpData { .. } => bytes(stream),
         Content::Globals => sql(stream, END_OF_GLOBALS),
         Content::BaseBackup => base::read(stream).map(Box::new).map(Facts::Base),
+        Content::Tablespace { oid, .. } => base::tablespace(stream, *oid).map(Facts::Tablespace),
         Content::ClusterResources => cluster(stream),
         Content::VolumeSnapshots => document(stream, unready),
         Content::ReplicationStatus => document(stream, unreplicated),
@@ -197,7 +200,16 @@ pub fn compare(artifact: &Artifact, manifest: &BackupManifest, facts: &Facts) ->
         }
         (Facts::LargeObjects(files), Content::DumpData { database, .. }, _) => lacks(files.iter(), database, manifest),
         (Facts::Base(base), _, Source::PostgreSql { system_identifier, timeline, from_lsn, to_lsn, .. }) => {
-            compare_base(base, system_identifier.as_deref(), *timeline, *from_lsn, *to_lsn)
+            let mut found = compare_base(base, system_identifier.as_deref(), *timeline, *from_lsn, *to_lsn);
+            found.extend(compare_tablespaces(base, manifest));
+            found
+        }
+        (Facts::Tablespace(_), Content::Tablespace { listing: None, .. }, _) => {
+            vec![(Reason::NotChecked, "the manifest does not say what is in it".to_owned())]
+        }
+        (Facts::Tablespace(is), Content::Tablespace { listing: Some(said), .. }, _) if is != said => {
+            let (is, said) = (is.files, said.files);
+            vec![(Reason::Structure, format!("its {is} files are not the {said} that PostgreSQL's manifest lists"))]
         }
         (Facts::Cluster(counts), _, Source::Kubernetes { counts: said, .. }) if counts != said => {
             let (is, was): (u64, u64) = (counts.values().sum(), said.values().sum());
@@ -265,6 +277,27 @@ fn compare_contents(
         }
     }
     found
+}
+
+/// What PostgreSQL lists of tablespaces must be what their archives were written with.
+fn compare_tablespaces(base: &Base, manifest: &BackupManifest) -> Vec<(Reason, String)> {
+    let said = |wanted: u32| {
+        manifest.artifacts.iter().find_map(|artifact| match &artifact.content {
+            Content::Tablespace { oid, listing, .. } if *oid == wanted => Some(listing.as_ref()),
+            _ => None,
+        })
+    };
+    let differs = |(oid, listed): (&u32, &FileListing)| match said(*oid) {
+        None => {
+            let what = format!("the tablespace {oid}, of which it lists {} files, is not in the backup", listed.files);
+            Some((Reason::NotCovered, what))
+        }
+        Some(said) if said != Some(listed) => {
+            Some((Reason::OtherContent, format!("it lists other files of the tablespace {oid} than the manifest says")))
+        }
+        Some(_) => None,
+    };
+    base.tablespaces.iter().filter_map(differs).collect()
 }
 
 fn compare_base(

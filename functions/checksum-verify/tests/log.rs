@@ -4,6 +4,8 @@
 
 #![allow(clippy::unwrap_used)] // also in the functions that tests share
 
+mod site;
+
 use std::{
     collections::BTreeMap,
     fs,
@@ -14,18 +16,14 @@ use std::{
     time::Duration,
 };
 
-use backup_trigger::backup_trigger;
-use checksum_verify::{Error, LOG_BUDGET_BYTES, Response, World, checksum_verify};
+use checksum_verify::{Error, LOG_BUDGET_BYTES, Response};
 use jiff::{Timestamp, ToSpan};
 use lab::{
     aws::{Aws as EmulatedAws, Seed},
     postgres::{Options, Pair, Passwords, Server},
 };
 use recovery::{
-    backup::{
-        BackupId, BackupTriggerRequest, Catalogue, ChecksumVerifyRequest, Keeping, Kind, LogFound, Policy, Reason,
-        Rung, Taken, log_chain_key,
-    },
+    backup::{BackupId, ChecksumVerifyRequest, Keeping, Kind, LogFound, Policy, Reason, Rung, Taken, log_chain_key},
     database::{Archiver, Heartbeat, PrimaryPosition, position_key},
     fault::{Classified, Fault},
     plan::{Driver, Plan, StorageClass},
@@ -103,20 +101,7 @@ impl Platform {
     async fn base(&self, due: &str) -> BackupId {
         let backup = BackupId::new(Kind::Physical, "sparc-prod", due.parse().unwrap()).unwrap();
         let takers = recovery_sites::takers(&self.settings, &self.aws).unwrap();
-        let (backups, evidence) = (self.aws.bucket(&self.plan.buckets.backups), self.aws.evidence());
-        let world = backup_trigger::World {
-            takers: &takers,
-            parts: self.aws.backup_parts(),
-            backups: &backups,
-            evidence: &*evidence,
-            list: &*self.aws.evidence_list(),
-            authority: "",
-            now: Timestamp::now,
-            within: Duration::from_secs(300),
-            stop: &tokio::sync::Notify::const_new(),
-        };
-        let request = BackupTriggerRequest::Take { run: "test".to_owned(), backup: backup.clone() };
-        backup_trigger(&request, &self.plan, &world).await.unwrap();
+        site::trigger(&self.aws, &self.plan, &takers, &site::to_take(&backup)).await.unwrap();
         let prove =
             ChecksumVerifyRequest::Prove { run: "test".to_owned(), backup: backup.clone(), rung: Rung::Structure };
         let Response::Proof(proof) = self.ask(prove, LOG_BUDGET_BYTES).await.unwrap() else { unreachable!("a proof") };
@@ -125,12 +110,7 @@ impl Platform {
     }
 
     async fn ask(&self, request: ChecksumVerifyRequest, log_budget_bytes: u64) -> Result<Response, Error> {
-        let (backups, wal) = (self.aws.backups(), self.aws.wal_archive());
-        let (list, evidence) = (self.aws.evidence_list(), self.aws.evidence());
-        let catalogue = Catalogue { list: &*list, evidence: &*evidence };
-        let world =
-            World { backups: &*backups, wal: &*wal, managed_log: None, log_budget_bytes, catalogue, snapshots: &[] };
-        checksum_verify(&request, &self.plan, &world, Timestamp::now()).await
+        site::ask(&self.aws, &self.plan, &request, log_budget_bytes, &[]).await
     }
 
     async fn follow_within(&self, budget: u64) -> Result<LogFound, Error> {

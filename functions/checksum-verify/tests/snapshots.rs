@@ -3,10 +3,11 @@
 
 #![allow(clippy::unwrap_used)] // also in the functions that tests share
 
+mod site;
+
 use std::{sync::Arc, time::Duration};
 
-use backup_trigger::backup_trigger;
-use checksum_verify::{Error, Planned, Response, Retained, World, checksum_verify};
+use checksum_verify::{Error, LOG_BUDGET_BYTES, Planned, Response, Retained};
 use jiff::{Timestamp, ToSpan};
 use lab::{
     aws::{SECONDARY, TERTIARY},
@@ -15,8 +16,7 @@ use lab::{
 };
 use recovery::{
     backup::{
-        BackupId, BackupTriggerRequest, Catalogue, ChecksumVerifyRequest, Counts, Kind, Proof, Reason, Rung,
-        SNAPSHOT_TAG, SnapshotShelf, snapshot_id,
+        BackupId, ChecksumVerifyRequest, Counts, Kind, Proof, Reason, Rung, SNAPSHOT_TAG, SnapshotShelf, snapshot_id,
     },
     fault::{Classified, Fault, chain},
     plan::{Driver, Plan},
@@ -53,20 +53,7 @@ impl Platform {
 
     /// One look of the function that takes backups.
     async fn look(&self, backup: &BackupId) -> Result<(), backup_trigger::Error> {
-        let (backups, evidence) = (self.aws.bucket(&self.plan.buckets.backups), self.aws.evidence());
-        let world = backup_trigger::World {
-            takers: &self.takers,
-            parts: self.aws.backup_parts(),
-            backups: &backups,
-            evidence: &*evidence,
-            list: &*self.aws.evidence_list(),
-            authority: "",
-            now: Timestamp::now,
-            within: Duration::from_secs(300),
-            stop: &tokio::sync::Notify::const_new(),
-        };
-        let request = BackupTriggerRequest::Take { run: "test".to_owned(), backup: backup.clone() };
-        backup_trigger(&request, &self.plan, &world).await.map(drop)
+        site::trigger(&self.aws, &self.plan, &self.takers, &site::to_take(backup)).await.map(drop)
     }
 
     async fn take(&self, due: &str) -> BackupId {
@@ -79,21 +66,10 @@ impl Platform {
     }
 
     async fn ask(&self, request: ChecksumVerifyRequest) -> Result<Response, Error> {
-        let (backups, wal) = (self.aws.backups(), self.aws.wal_archive());
-        let (list, evidence) = (self.aws.evidence_list(), self.aws.evidence());
-        let catalogue = Catalogue { list: &*list, evidence: &*evidence };
         let shelves = self.aws.snapshot_shelves();
         let snapshots: Vec<&dyn SnapshotShelf> =
             shelves.iter().flatten().map(|shelf| shelf as &dyn SnapshotShelf).collect();
-        let world = World {
-            backups: &*backups,
-            wal: &*wal,
-            managed_log: None,
-            log_budget_bytes: checksum_verify::LOG_BUDGET_BYTES,
-            catalogue,
-            snapshots: &snapshots,
-        };
-        checksum_verify(&request, &self.plan, &world, Timestamp::now()).await
+        site::ask(&self.aws, &self.plan, &request, LOG_BUDGET_BYTES, &snapshots).await
     }
 
     /// As the machine does: what has no artifacts to be read is concluded.

@@ -2,19 +2,20 @@
 
 #![allow(clippy::unwrap_used)] // also in the functions that tests share
 
+mod site;
+
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use backup_trigger::backup_trigger;
-use checksum_verify::{EXPIRED, Error, Planned, RETENTION_TAG, Response, Retained, World, checksum_verify};
-use jiff::{SignedDuration, Timestamp};
+use checksum_verify::{EXPIRED, Error, LOG_BUDGET_BYTES, Planned, RETENTION_TAG, Response, Retained};
+use jiff::SignedDuration;
 use lab::{
     backups::Databases,
     faults::{Script, Selector, Times},
 };
 use recovery::{
     backup::{
-        Artifact, ArtifactProof, BackupId, BackupManifest, BackupTriggerRequest, Catalogue, ChecksumVerifyRequest,
-        Content, Counts, Finding, Kind, Policy, Proof, Reason, Receipt, Rung, Source, Taken,
+        Artifact, ArtifactProof, BackupId, BackupManifest, Catalogue, ChecksumVerifyRequest, Content, Counts, Finding,
+        Kind, Policy, Proof, Reason, Receipt, Rung, Source, Taken,
     },
     fault::{Classified, Fault},
     plan::{Driver, Plan},
@@ -57,35 +58,11 @@ fn id_of(kind: Kind, due: &str) -> BackupId {
 
 impl Platform {
     async fn take(&self, backup: &BackupId) {
-        let (backups, evidence) = (self.aws.bucket(&self.plan.buckets.backups), self.aws.evidence());
-        let world = backup_trigger::World {
-            takers: &self.takers,
-            parts: self.aws.backup_parts(),
-            backups: &backups,
-            evidence: &*evidence,
-            list: &*self.aws.evidence_list(),
-            authority: "",
-            now: Timestamp::now,
-            within: Duration::from_secs(300),
-            stop: &tokio::sync::Notify::const_new(),
-        };
-        let request = BackupTriggerRequest::Take { run: "test".to_owned(), backup: backup.clone() };
-        backup_trigger(&request, &self.plan, &world).await.unwrap();
+        site::trigger(&self.aws, &self.plan, &self.takers, &site::to_take(backup)).await.unwrap();
     }
 
     async fn ask(&self, request: ChecksumVerifyRequest) -> Result<Response, Error> {
-        let (backups, wal) = (self.aws.backups(), self.aws.wal_archive());
-        let (list, evidence) = (self.aws.evidence_list(), self.aws.evidence());
-        let catalogue = Catalogue { list: &*list, evidence: &*evidence };
-        let world = World {
-            backups: &*backups,
-            wal: &*wal,
-            managed_log: None,
-            log_budget_bytes: checksum_verify::LOG_BUDGET_BYTES,
-            catalogue,
-            snapshots: &[],
-        };
-        checksum_verify(&request, &self.plan, &world, Timestamp::now()).await
+        site::ask(&self.aws, &self.plan, &request, LOG_BUDGET_BYTES, &[]).await
     }
 
     async fn prove(&self, backup: &BackupId, rung: Rung) -> Proof {

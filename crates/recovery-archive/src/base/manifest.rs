@@ -1,18 +1,19 @@
 //! PostgreSQL's own manifest of a base backup, compared entry by entry with what came.
 
 use std::{
+    collections::BTreeMap,
     fmt,
     io::{self, BufReader, Read},
 };
 
-use recovery::lsn::Lsn;
+use recovery::{backup::FileListing, lsn::Lsn};
 use serde::{
     Deserialize, Deserializer,
     de::{DeserializeSeed, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor},
 };
 use sha2::{Digest, Sha256};
 
-use super::{Files, LOG, Range};
+use super::{Came, Files, LOG, Listing, Range};
 use crate::{Flaw, tar::Tar};
 
 /// The longest line of a manifest that is believed.
@@ -24,13 +25,21 @@ pub(super) struct Manifest {
     pub(super) ranges: Vec<Range>,
     pub(super) files: u64,
     pub(super) unchecked: u64,
+    /// Files of tablespaces, which have archives of their own.
+    pub(super) tablespaces: BTreeMap<u32, FileListing>,
+}
+
+/// What a manifest lists of tablespaces.
+pub(super) fn listings(manifest: &[u8]) -> Result<BTreeMap<u32, FileListing>, serde_json::Error> {
+    let mut json = serde_json::Deserializer::from_slice(manifest);
+    Whole(None).deserialize(&mut json).map(|(manifest, _)| manifest.tablespaces)
 }
 
 /// Reads the manifest, which is the present member, and takes each of its files out of those that came.
 pub(super) fn compare<R: Read>(tar: &mut Tar<R>, files: &mut Files) -> Result<Manifest, Flaw> {
     let mut hashed = BufReader::new(Hashed { inner: tar.body(), digest: Sha256::new(), held: Vec::new() });
     let mut json = serde_json::Deserializer::from_reader(&mut hashed);
-    let read = Whole(files).deserialize(&mut json).and_then(|found| json.end().map(|()| found));
+    let read = Whole(Some(files)).deserialize(&mut json).and_then(|found| json.end().map(|()| found));
     let (manifest, said) = match read {
         Ok(found) => found,
         Err(error) if error.is_io() => {
@@ -69,7 +78,8 @@ impl<R: Read> Read for Hashed<R> {
     }
 }
 
-struct Whole<'a>(&'a mut Files);
+/// The whole manifest, compared with the files that came if they are known.
+struct Whole<'a>(Option<&'a mut Files>);
 
 impl<'de> DeserializeSeed<'de> for Whole<'_> {
     type Value = (Manifest, String);
@@ -96,13 +106,22 @@ impl<'de> Visitor<'de> for Whole<'_> {
         f.write_str("the manifest of a base backup")
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let mut manifest = Manifest { system_identifier: None, ranges: Vec::new(), files: 0, unchecked: 0 };
+    fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut manifest = Manifest {
+            system_identifier: None,
+            ranges: Vec::new(),
+            files: 0,
+            unchecked: 0,
+            tablespaces: BTreeMap::new(),
+        };
         let mut checksum = None;
         while let Some(key) = map.next_key::<String>()? {
             match key.as_str() {
                 "System-Identifier" => manifest.system_identifier = Some(map.next_value()?),
-                "Files" => (manifest.files, manifest.unchecked) = map.next_value_seed(Listed(self.0))?,
+                "Files" => {
+                    let listed = map.next_value_seed(Listed(self.0.as_deref_mut()))?;
+                    (manifest.files, manifest.unchecked, manifest.tablespaces) = listed;
+                }
                 "WAL-Ranges" => {
                     let ranges: Vec<WalRange> = map.next_value()?;
                     let range = |WalRange { timeline, start, end }| Range { timeline, start, end };
@@ -132,10 +151,10 @@ struct Entry {
 }
 
 /// The list of files.
-struct Listed<'a>(&'a mut Files);
+struct Listed<'a>(Option<&'a mut Files>);
 
 impl<'de> DeserializeSeed<'de> for Listed<'_> {
-    type Value = (u64, u64);
+    type Value = (u64, u64, BTreeMap<u32, FileListing>);
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
         deserializer.deserialize_seq(self)
@@ -143,14 +162,14 @@ impl<'de> DeserializeSeed<'de> for Listed<'_> {
 }
 
 impl<'de> Visitor<'de> for Listed<'_> {
-    type Value = (u64, u64);
+    type Value = (u64, u64, BTreeMap<u32, FileListing>);
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a list of files")
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut entries: A) -> Result<Self::Value, A::Error> {
-        let (mut files, mut unchecked) = (0, 0);
+    fn visit_seq<A: SeqAccess<'de>>(mut self, mut entries: A) -> Result<Self::Value, A::Error> {
+        let (mut files, mut unchecked, mut tablespaces) = (0, 0, BTreeMap::<u32, Listing>::new());
         while let Some(entry) = entries.next_element::<Entry>()? {
             let path = match (entry.path, entry.encoded_path) {
                 (Some(path), _) => path,
@@ -161,24 +180,44 @@ impl<'de> Visitor<'de> for Listed<'_> {
             if path.starts_with(LOG) || super::NOT_LISTED.contains(&path.as_str()) {
                 continue;
             }
-            let Some(came) = self.0.0.remove(&Files::key(&path)) else {
-                return Err(A::Error::custom(format!("the file `{path}` did not come")));
-            };
-            if came.size != entry.size {
-                let (listed, came) = (entry.size, came.size);
-                return Err(A::Error::custom(format!("`{path}` came with {came} bytes instead of {listed}")));
-            }
-            match (entry.algorithm.as_deref(), entry.checksum) {
+            // Of another kind, or of this one and not to be read.
+            let checksum = match (entry.algorithm.as_deref(), &entry.checksum) {
                 (Some("CRC32C"), Some(checksum)) => {
-                    if bytes(&checksum).as_deref() != Some(&came.checksum.to_le_bytes()) {
-                        return Err(A::Error::custom(format!("the checksum of `{path}` does not fit")));
-                    }
+                    Some(bytes(checksum).and_then(|bytes| bytes.try_into().ok()).map(u32::from_le_bytes))
                 }
-                _ => unchecked += 1,
+                _ => None,
+            };
+            let came = match &mut self.0 {
+                None => None,
+                Some(came) => came.0.remove(&Files::key(&path)),
+            };
+            match (came, super::tablespace_of(&path)) {
+                (Some(came), _) => differs(&path, entry.size, checksum, came).map_err(A::Error::custom)?,
+                (None, Some(oid)) => {
+                    let checksum = checksum.flatten().unwrap_or_default();
+                    tablespaces.entry(oid).or_default().add(&path, Came { size: entry.size, checksum });
+                }
+                (None, None) if self.0.is_some() => {
+                    return Err(A::Error::custom(format!("the file `{path}` did not come")));
+                }
+                (None, None) => {}
             }
+            unchecked += u64::from(checksum.is_none());
             files += 1;
         }
-        Ok((files, unchecked))
+        let tablespaces = tablespaces.into_iter().map(|(oid, listing)| (oid, listing.end())).collect();
+        Ok((files, unchecked, tablespaces))
+    }
+}
+
+/// How a file that came is not the listed one.
+fn differs(path: &str, size: u64, checksum: Option<Option<u32>>, came: Came) -> Result<(), String> {
+    if came.size != size {
+        return Err(format!("`{path}` came with {} bytes instead of {size}", came.size));
+    }
+    match checksum {
+        Some(listed) if listed != Some(came.checksum) => Err(format!("the checksum of `{path}` does not fit")),
+        _ => Ok(()),
     }
 }
 

@@ -141,16 +141,6 @@ impl Session {
         Ok(u64::try_from(bytes).unwrap_or_default())
     }
 
-    /// Tablespaces that somebody made, with where they lie.
-    pub(crate) async fn tablespaces(&self) -> Result<Vec<(String, String)>, DatabaseError> {
-        const DOING: &str = "asking for the tablespaces";
-        // PostgreSQL's own two have no location.
-        let query = "select spcname::text, pg_tablespace_location(oid) from pg_tablespace
-                      where pg_tablespace_location(oid) <> '' order by 1";
-        let rows = self.client.query(query, &[]).await.map_err(|error| classify(&self.instance, DOING, error))?;
-        Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
-    }
-
     /// Length of this database.
     pub(crate) async fn database_bytes(&self) -> Result<u64, DatabaseError> {
         let query = "select pg_database_size(current_database()) as bytes";

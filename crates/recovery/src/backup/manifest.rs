@@ -105,6 +105,17 @@ pub enum DumpFormat {
     Directory,
 }
 
+/// Files in the order in which they were sent, by one digest of their names, lengths and checksums.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FileListing {
+    /// How many.
+    pub files: u64,
+    /// SHA-256 of a line for each: its path in the cluster's folder, its length and its CRC-32C in hexadecimal digits, with
+    /// a zero byte between them and a newline behind.
+    pub sha256: Sha256Hex,
+}
+
 /// What an artifact holds, which decides how its structure is proven.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "what", rename_all = "kebab-case", deny_unknown_fields)]
@@ -128,8 +139,18 @@ pub enum Content {
     },
     /// `pg_dumpall --globals-only`: roles, memberships and tablespaces, as SQL.
     Globals,
-    /// The tar file of `pg_basebackup --format=tar`, with `backup_manifest` as its last file.
+    /// The tar file of a cluster as `pg_basebackup --format=tar` writes it, with `backup_manifest` as its last file.
     BaseBackup,
+    /// The tar file of one of its tablespaces.
+    Tablespace {
+        /// Its number, which names the file and the line in `tablespace_map`.
+        oid: u32,
+        /// Where it lies on the server that was read.
+        location: String,
+        /// What `backup_manifest` lists of it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        listing: Option<FileListing>,
+    },
     /// Resources of a Kubernetes cluster; secrets in it are sealed.
     ClusterResources,
     /// Volume snapshots of a Kubernetes cluster, by name and handle.
@@ -149,6 +170,7 @@ impl fmt::Display for Content {
             Content::DumpData { database, file, .. } => write!(f, "the file `{file}` of the dump of `{database}`"),
             Content::Globals => f.write_str("the globals"),
             Content::BaseBackup => f.write_str("the base backup"),
+            Content::Tablespace { location, .. } => write!(f, "the tablespace in `{location}`"),
             Content::ClusterResources => f.write_str("the cluster's resources"),
             Content::VolumeSnapshots => f.write_str("the volume snapshots"),
             Content::ReplicationStatus => f.write_str("the replication status"),
@@ -202,7 +224,7 @@ impl Artifact {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Tool {
-    /// `pg_dump`, `pg_basebackup`, `rds`, `kube`.
+    /// `pg_dump`, `BASE_BACKUP`, `rds`, `kube`.
     pub name: String,
     /// As the tool says it: `15.14`.
     pub version: String,
