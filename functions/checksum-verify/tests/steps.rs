@@ -15,7 +15,7 @@ use lab::{
 use recovery::{
     backup::{
         Artifact, ArtifactProof, BackupId, BackupManifest, Catalogue, ChecksumVerifyRequest, Content, Counts, Finding,
-        Kind, Policy, Proof, Reason, Receipt, Rung, Source, Taken,
+        Kind, Policy, Proof, Reason, Rung, Source, Taken,
     },
     fault::{Classified, Fault},
     plan::{Driver, Plan},
@@ -117,19 +117,11 @@ impl Platform {
         BackupManifest::read(&self.object(&backup.manifest_key()).await, backup).unwrap()
     }
 
-    /// Writes a manifest and the receipt that goes with it, as whoever took the backup would have.
+    /// Writes a manifest and its receipt.
     async fn publish(&self, manifest: &BackupManifest) {
-        let bytes = manifest.to_bytes();
-        let receipt = Receipt {
-            backup: manifest.id.clone(),
-            manifest_sha256: sha256(&bytes),
-            manifest_version_id: None,
-            completed_at: manifest.completed_at.unwrap(),
-            retain_until: manifest.protection.retain_until,
-        };
-        self.put(&manifest.id.manifest_key(), bytes).await;
-        let evidence = self.aws.evidence();
-        put_json(&*evidence, &manifest.id.receipt_key(), &receipt, Precondition::None).await.unwrap();
+        self.put(&manifest.id.manifest_key(), manifest.to_bytes()).await;
+        let (evidence, key) = (self.aws.evidence(), manifest.id.receipt_key());
+        put_json(&*evidence, &key, &site::receipt(manifest), Precondition::None).await.unwrap();
     }
 
     /// A backup as a bucket without versions would hold it: what is written under a key takes the place of what was there.

@@ -104,9 +104,20 @@ pub async fn ask(
     checksum_verify(request, plan, &world, Timestamp::now()).await
 }
 
-/// Takes a backup.
+/// The request that a backup be taken.
 pub fn to_take(backup: &BackupId) -> BackupTriggerRequest {
     BackupTriggerRequest::Take { run: "test".to_owned(), backup: backup.clone() }
+}
+
+/// The receipt that goes with a manifest, as whoever took the backup would have written it.
+pub fn receipt(manifest: &BackupManifest) -> Receipt {
+    Receipt {
+        backup: manifest.id.clone(),
+        manifest_sha256: sha256(&manifest.to_bytes()),
+        manifest_version_id: None,
+        completed_at: manifest.completed_at.unwrap(),
+        retain_until: manifest.protection.retain_until,
+    }
 }
 
 impl Platform {
@@ -143,17 +154,11 @@ impl Platform {
         BackupManifest::read(&self.object(&backup.manifest_key()).await, &backup).unwrap()
     }
 
-    /// Writes a manifest and the receipt that goes with it, as whoever took the backup would have.
+    /// Writes a manifest and its receipt.
     pub async fn publish(&self, manifest: &BackupManifest) {
-        let bytes = manifest.to_bytes();
-        let receipt = Receipt {
-            backup: manifest.id.clone(),
-            manifest_sha256: sha256(&bytes),
-            manifest_version_id: None,
-            completed_at: manifest.completed_at.unwrap(),
-            retain_until: manifest.protection.retain_until,
-        };
-        self.emulated.put_object(&self.plan.buckets.backups, &manifest.id.manifest_key(), bytes).await.unwrap();
-        put_json(&*self.aws.evidence(), &manifest.id.receipt_key(), &receipt, Precondition::None).await.unwrap();
+        let (bucket, key) = (&self.plan.buckets.backups, manifest.id.manifest_key());
+        self.emulated.put_object(bucket, &key, manifest.to_bytes()).await.unwrap();
+        let (evidence, key) = (self.aws.evidence(), manifest.id.receipt_key());
+        put_json(&*evidence, &key, &receipt(manifest), Precondition::None).await.unwrap();
     }
 }
